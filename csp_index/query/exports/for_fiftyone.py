@@ -10,25 +10,29 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from csp_index.images.files.containers import container_of
 from csp_index.originals import ImageRoots
 from csp_index.query.exports.rows import Exported, Subject
-from csp_index.store.image_metadata import parse_metadata
+from csp_index.store import catalog
+from csp_index.store.image_metadata import image_records, parse_metadata
 
 _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadata"]
 _OWN = {"filepath", "tags", "metadata", "id", "_id", "media_type", "created_at", "last_modified_at"}
 _OURS = {"image_id", "uri", "neurons"}
+_LARGEST = 2**63  # whole numbers from there on do not fit into its database
 
 
 def write_fiftyone(subject: Subject, folder: Path) -> Exported:
     """Write samples and their thumbnails; return how many: images without a file and a thumbnail are left out."""
     (folder / "data").mkdir()
     firing = _firing(subject)
-    roots, images, fields = ImageRoots(subject.store), 0, dict[str, str]()
+    roots, images = ImageRoots(subject.store), 0
+    columns = _columns(record for _, record in image_records(subject.store, catalog.image_count(subject.store)))
     about = {
         "name": subject.store.uri.rstrip("/").rpartition("/")[2],
         "media_type": "image",
@@ -40,7 +44,7 @@ def write_fiftyone(subject: Subject, folder: Path) -> Exported:
         for row in _rows(subject):
             path = _file(row, roots, folder)
             if path is not None:
-                sample = _sample(row, path, firing.get(row["image_id"], []), fields)
+                sample = _sample(row, path, firing.get(row["image_id"], []), columns)
                 file.write((",\n" if images else "\n") + json.dumps(sample))
                 images += 1
         file.write("\n]}\n")
@@ -79,12 +83,60 @@ def _file(row: Mapping[str, Any], roots: ImageRoots, folder: Path) -> str | None
     return path
 
 
-def _sample(row: Mapping[str, Any], path: str, neurons: list[dict[str, Any]], fields: dict[str, str]) -> dict[str, Any]:
-    """Return an image as a sample; `fields` keeps the field of each column, which no other column has."""
-    said: dict[str, Any] = {}
-    for name, value in parse_metadata(row["metadata"], row["image_id"]).items():
-        if isinstance(value, str | int | float | bool):
-            said[fields.setdefault(name, _free(_field(name), fields))] = value
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the metadata as FiftyOne has it, where all samples agree: its field, of what, and whether a list."""
+
+    field: str
+    kind: type[bool] | type[int] | type[float] | type[str]
+    listed: bool
+
+    def of(self, value: object) -> Any:
+        """Return a value of the column as the field takes it."""
+        if not self.listed:
+            return self._one(value)
+        return [self._one(part) for part in (value if isinstance(value, list) else [value]) if part is not None]
+
+    def _one(self, value: object) -> Any:
+        if self.kind is str:
+            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return self.kind(value)  # type: ignore[call-overload]  # a number
+
+
+def _columns(records: Iterable[Mapping[str, object]]) -> dict[str, _Column]:
+    """Return the columns of all images: each has one field, which takes every value, numbers as text beside texts."""
+    kinds, listed = dict[str, set[type]](), set[str]()
+    for record in records:
+        for name, value in record.items():
+            own = kinds.setdefault(name, set())
+            if isinstance(value, list):
+                listed.add(name)
+            own.update(_kind(part) for part in (value if isinstance(value, list) else [value]) if part is not None)
+    fields: dict[str, str] = {}
+    for name in kinds:
+        fields[name] = _free(_field(name), fields)
+    return {name: _Column(fields[name], _shared(own), name in listed) for name, own in kinds.items()}
+
+
+def _kind(value: object) -> type:
+    """Return the kind of a value: bool, int, float or str, in which everything else is spelled."""
+    whole = isinstance(value, int) and abs(value) < _LARGEST
+    return type(value) if whole or isinstance(value, float) else str
+
+
+def _shared(kinds: set[type]) -> type[bool] | type[int] | type[float] | type[str]:
+    if len(kinds) == 1:
+        (kind,) = kinds
+        return kind
+    return float if kinds == {int, float} else str
+
+
+def _sample(
+    row: Mapping[str, Any], path: str, neurons: list[dict[str, Any]], columns: Mapping[str, _Column]
+) -> dict[str, Any]:
+    """Return an image as a sample; what its metadata do not know has no field."""
+    record = parse_metadata(row["metadata"], row["image_id"])
+    said = {columns[name].field: columns[name].of(value) for name, value in record.items() if value is not None}
     known = {"image_id": row["image_id"], "uri": row["uri"]}
     tags = [row["split"]] if row["split"] else []
     firing = {"_cls": "Classifications", "classifications": neurons}

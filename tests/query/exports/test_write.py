@@ -13,7 +13,7 @@ from planted import CONCEPTS, PLANTED, make_arrays, serve_planted
 
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, QueryError, SettingError
-from csp_index.query.exports.for_fiftyone import _sample
+from csp_index.query.exports.for_fiftyone import _columns, _sample
 from csp_index.query.exports.write import TARGETS
 
 
@@ -166,12 +166,35 @@ def test_what_cannot_be_written_is_one_line(index: Index, tmp_path: Path, monkey
 
 def test_columns_of_fiftyone_keep_apart() -> None:
     """Two names that become one field, and one that is a field of ours."""
-    fields: dict[str, str] = {}
-    row = {"image_id": 0, "uri": "/a.jpg", "split": None}
-    first = _sample({**row, "metadata": '{"eye color": 1, "eye_color": 2, "uri": "own"}'}, "data/0.jpg", [], fields)
-    second = _sample({**row, "metadata": '{"eye_color": 3}'}, "data/0.jpg", [], fields)
+    first, second = samples_of({"eye color": 1, "eye_color": 2, "uri": "own"}, {"eye_color": 3})
     assert (first["eye_color"], first["eye_color_"], first["uri_"], first["uri"]) == (1, 2, "own", "/a.jpg")
     assert second["eye_color_"] == 3 and "eye_color" not in second
+
+
+def samples_of(*records: dict[str, object]) -> list[dict[str, object]]:
+    row, columns = {"image_id": 0, "uri": "/a.jpg", "split": None}, _columns(records)
+    return [_sample({**row, "metadata": json.dumps(record)}, "data/0.jpg", [], columns) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("values", "taken"),
+    [
+        ([["a", "b"], [], None], [["a", "b"], [], None]),
+        ([["a", None], "b"], [["a"], ["b"]]),  # a list in one row is a list in all
+        ([[1, 2.5], [3]], [[1.0, 2.5], [3.0]]),
+        ([[1, "a"], [True]], [["1", "a"], ["true"]]),
+        ([[["a"], {"b": 1}]], [['["a"]', '{"b": 1}']]),
+        ([{"b": "ü"}, "a"], ['{"b": "ü"}', "a"]),
+        ([7, 7.5], [7.0, 7.5]),
+        ([7, "unknown"], ["7", "unknown"]),  # one field has values of one kind
+        ([True, False], [True, False]),
+        ([1, 2**63], ["1", "9223372036854775808"]),
+    ],
+)
+def test_a_column_is_one_kind_of_field_in_fiftyone(values: list[object], taken: list[object]) -> None:
+    told = samples_of(*({"tags_": value} for value in values))
+    assert [sample.get("tags_") for sample in told] == taken
+    assert [type(sample.get("tags_")) for sample in told] == [type(value) for value in taken]
 
 
 def test_the_command_says_how_the_tool_opens_it(index: Index, run, tmp_path: Path) -> None:
