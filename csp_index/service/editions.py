@@ -72,8 +72,9 @@ class Editions:
         *,
         seconds: float,
         linger: float,
+        alone: bool = False,
     ) -> None:
-        """Show `first`; with `seconds` above 0, look that often for a new version.
+        """Show `first`, and with `alone` no other; with `seconds` above 0, look that often for a new version.
 
         `make` opens the edition of a version that will be shown, `make_old` that of an earlier one. An edition that is
         shown no more, or that others have replaced among the earlier ones, is closed `linger` seconds later, when its
@@ -81,6 +82,7 @@ class Editions:
         """
         self.shown = first
         self._make, self._make_old, self._seconds, self._linger = make, make_old, seconds, linger
+        self._alone = alone
         self._uri, self._stop = first.snapshot.store.uri, threading.Event()
         self._retired: deque[tuple[float, Edition]] = deque()
         self._old = LRUCache(_OLD, self._retire)
@@ -103,7 +105,8 @@ class Editions:
     def named(self, version: str) -> Edition:
         """Return the edition of a version, by its number or tag.
 
-        Raises NotFoundError for a version that is not there any more, StoreError for one that cannot be read.
+        Raises NotFoundError for a version that is not there any more, or is not shown here, StoreError for one that
+        cannot be read.
         """
         self._forget_retired()
         store = open_store(self._uri)
@@ -115,6 +118,8 @@ class Editions:
             ) from None
         if record.number == self.shown.snapshot.number:
             return self.shown
+        if self._alone:
+            raise NotFoundError(f"version {version!r} is not shown: `csp-index serve --version` chose another one")
         edition: Edition = self._old.get(record.number, lambda: self._make_old(record))
         return edition
 

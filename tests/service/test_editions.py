@@ -204,9 +204,14 @@ def test_a_first_search_says_that_the_encoder_is_loading(db, monkeypatch):
 
 
 def test_a_fixed_version_stays(db):
-    number = open_index(db).versions().rows()[0]["version"]
+    versions = [row["version"] for row in open_index(db).versions().rows()]
+    number = versions[0]
     app = make_app(db, ServiceSettings(version=str(number), follow=0.01))
     with TestClient(app, BASE) as client:
         label_again(db)
         assert client.get("/api/v1/version").json()["number"] == number
+        assert client.get(f"/?at={number}").status_code == 200
+        for other in (versions[1], open_store(db).commit_seen.number):
+            refused = client.get(f"/api/v1/layers?at={other}")
+            assert refused.status_code == 404 and "is not shown" in refused.json()["error"]["message"]
         assert not any(thread.name == "editions" for thread in threading.enumerate())
