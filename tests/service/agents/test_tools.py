@@ -142,6 +142,7 @@ def test_where_sql_is_off_there_are_no_tools_for_it(planted: Served) -> None:
     [
         ("neuron", {"neuron": f"{PLANTED}/99"}, "99 does not exist: planted/words has neurons 0 to 6"),
         ("neuron", {}, "neuron: Field required"),
+        ("n" * 10_000, {}, "n' does not exist (has: layers, "),
         ("neuron", {"neuron": "a/b"}, "neuron: String should match"),
         ("neuron", {"neuron": NEURON, "method": "nothing"}, "nothing"),
         ("neurons", {"layer": "net/none"}, "is not in"),
