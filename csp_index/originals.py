@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -126,27 +126,29 @@ def read_originals(store: Store, uris: Iterable[str]) -> Iterator[ImageRead | Im
     return read_images(map(ImageRoots(store).checked, uris), catalog.draft(catalog.columns(store)))
 
 
-def read_indexed(roots: ImageRoots, uri: str, sha256: str, draft: int | None = None) -> Picture:
-    """Return the picture at an address as upright RGB, if it is still the one that was indexed, by its hash.
+def read_indexed(roots: ImageRoots, uri: str, sha256: str) -> Callable[[int | None], Picture]:
+    """Return what decodes the picture at an address, if it is still the one that was indexed, by its hash.
 
-    The bytes are compared before anything decodes them; `draft` is that of `decode_picture`. Raises SourceError for
-    one that lies in no place the user named, that is another file now, or that cannot be read.
+    The bytes are read at once, and compared before anything decodes them. The function that comes back takes the
+    `draft` of `decode_picture`, and returns upright RGB. Both raise SourceError, for a picture that lies in no place
+    the user named, that is another file now, or that cannot be read soon.
     """
     reader = ContainerReader()
     try:
         payload = fetch(reader, roots.checked(uri))
         if isinstance(payload, MemoryImage):
-            return _unchanged(read_image(uri, payload), sha256)
+            picture = _unchanged(read_image(uri, payload), sha256)
+            return lambda _: picture
         if isinstance(payload, SourceError):
             raise payload
-        data = read_plain(uri) if payload is None else payload
+        data = read_plain(uri, patient=False) if payload is None else payload
     except OSError as exc:
         raise SourceError(f"{uri} cannot be read: {one_line(exc)}") from exc
     finally:
         reader.close()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise SourceError(f"{uri} is another file than the one indexed")
-    return decode_picture(data, draft=draft)
+    return lambda draft: decode_picture(data, draft=draft)
 
 
 def _unchanged(read: ImageRead | ImageFailure, sha256: str) -> Picture:

@@ -288,13 +288,13 @@ def fetch(reader: ContainerReader, uri: str) -> Payload:
         return SourceError(str(exc))  # without the frames that hold what was read
 
 
-def read_plain(uri: str) -> bytes:
-    """Return the bytes of an image in a file of its own, on a disk or in an object store.
+def read_plain(uri: str, *, patient: bool = True) -> bytes:
+    """Return the bytes of an image in a file of its own, on a disk or in an object store, `patient` with a slow one.
 
     Raises OSError or SourceError, which are about this image alone, and StoreError where the object store cannot be
     reached at all.
     """
-    return read_bucket(uri, MAX_IMAGE_BYTES) if is_in_bucket(uri) else read_bytes(uri, MAX_IMAGE_BYTES)
+    return read_bucket(uri, MAX_IMAGE_BYTES, patient=patient) if is_in_bucket(uri) else read_bytes(uri, MAX_IMAGE_BYTES)
 
 
 def read_image(uri: str, payload: Payload, draft: int | None = None) -> ImageRead | ImageFailure:

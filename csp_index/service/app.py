@@ -25,6 +25,7 @@ from csp_index import __version__, errors
 from csp_index.service.agents import doors
 from csp_index.service.config import ServiceSettings
 from csp_index.service.desk import Desk
+from csp_index.service.documents.original import READ_AT_ONCE
 from csp_index.service.documents.studies.rate import Questions, check_can_rate
 from csp_index.service.editions import Edition, Editions
 from csp_index.service.http import api, login, pages, static_files
@@ -94,6 +95,7 @@ def make_app(
         make_old=lambda record: _edition(uri, record.versions, replace(shared, settings=old, desk=None), old=record)[1],
         seconds=0.0 if settings.version is not None else settings.follow,
         linger=settings.timeout,
+        alone=settings.version is not None,
     )
     app.state.editions = editions
     app.add_middleware(EditionAddresses, editions=editions, answer=refuse)
@@ -125,7 +127,8 @@ class _Shared:
 
     settings: ServiceSettings
     journal: Journal
-    turns: Turns
+    sql_turns: Turns
+    original_turns: Turns
     forms: Forms
     desk: Desk | None
     token: Token | None
@@ -137,6 +140,7 @@ class _Shared:
             settings,
             Journal(settings.workers > 1),
             Turns(settings.sql_processes),
+            Turns(READ_AT_ONCE, "original pictures", left_alone=False),
             Forms(settings.start),
             Desk(uri, {"write": settings.write, "rate": settings.rate}) if settings.writes else None,
             None if settings.token is None else Token(settings.token, settings.port, settings.start),
@@ -182,7 +186,8 @@ def _service(uri: str, versions: Mapping[str, int] | None, shared: _Shared) -> S
         SqlRunner(snapshot.store.uri, snapshot.versions, settings) if settings.sql else None,
         settings,
         shared.journal,
-        shared.turns,
+        shared.sql_turns,
+        shared.original_turns,
         shared.forms,
         shared.desk,
         _questions(snapshot, settings, shared.forms),

@@ -19,6 +19,7 @@ from csp_index.settings import Count
 
 _QUICK, _PATIENT = 1, 8  # tries: a wrong endpoint fails soon, a hiccup must not end an hour's work
 _SECONDS: Final = 120  # for one request: a picture may be large and the line slow
+_SOON: Final = 15  # seconds, where somebody waits for the picture
 
 
 def is_in_bucket(address: str) -> bool:
@@ -101,13 +102,13 @@ def bucket_head(address: str) -> bytes:
         raise OSError(str(exc)) from exc
 
 
-def read_bucket(address: str, limit: Count) -> bytes:
-    """Return the content of a file within a limit of bytes.
+def read_bucket(address: str, limit: Count, *, patient: bool = True) -> bytes:
+    """Return the content of a file within a limit of bytes; without `patient` soon or not at all.
 
     Raises SourceError, which is about this file alone, if it is missing, too large or may not be read; StoreError where
     nothing can be read just now.
     """
-    client, name = _client(address)
+    client, name = _client(address, patient)
     import obstore
     from obstore.exceptions import PermissionDeniedError
 
@@ -126,13 +127,13 @@ def read_bucket(address: str, limit: Count) -> bytes:
     raise SourceError(f"it has {size:,} bytes, more than the setting {limit.name} allows ({limit.value():,})")
 
 
-def _client(address: str) -> tuple[Any, str]:
+def _client(address: str, patient: bool = True) -> tuple[Any, str]:
     """Return the client of a bucket, and the name of a file in it."""
     scheme, _, rest = address.partition("://")
     bucket, _, name = rest.partition("/")
-    return _bucket_client(f"{scheme}://{bucket}"), name
+    return _bucket_client(f"{scheme}://{bucket}", patient), name
 
 
 @lru_cache(maxsize=8)
-def _bucket_client(uri: str) -> Any:
-    return connect(uri, _PATIENT, seconds=_SECONDS)
+def _bucket_client(uri: str, patient: bool) -> Any:
+    return connect(uri, _PATIENT if patient else _QUICK, seconds=_SECONDS if patient else _SOON)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from csp_index.images.files.containers import container_of
 from csp_index.originals import ImageRoots
@@ -100,7 +100,7 @@ class _Column:
     def _one(self, value: object) -> Any:
         if self.kind is str:
             return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return self.kind(value)  # type: ignore[call-overload]  # a number
+        return cast(Any, self.kind)(value)
 
 
 def _columns(records: Iterable[Mapping[str, object]]) -> dict[str, _Column]:

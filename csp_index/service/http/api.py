@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import pydantic_core
@@ -86,6 +87,7 @@ class Service:
     settings: ServiceSettings
     journal: Journal
     sql_turns: Turns
+    original_turns: Turns
     forms: Forms
     desk: Desk | None = None  # None: nothing may be written
     questions: Questions | None = None  # None: nothing is rated
@@ -306,11 +308,11 @@ def _add_images(router: APIRouter, service: Service) -> None:
         | {200: {"content": {"image/jpeg": {}, "image/png": {}}, "description": "the picture, upright, in bounds"}},
         tags=["images"],
     )
-    def original(image_id: ImageId) -> Response:
+    async def original(image_id: ImageId) -> Response:
         """The picture of an image's file, while it is the one that was indexed, of bounded size."""
         if not service.settings.originals:
             raise errors.NotFoundError("original pictures are not shown here: `csp-index serve DB --originals` does")
-        data, media_type = original_picture(snapshot, image_id)
+        data, media_type = await service.original_turns.run(partial(original_picture, snapshot), image_id)
         return Response(data, media_type=media_type)
 
 

@@ -1,4 +1,4 @@
-"""Work in threads of its own, which those of the pages neither wait for nor delay: SQL statements, a check."""
+"""Work in threads of its own, which those of the pages neither wait for nor delay: SQL, original pictures, a check."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ from anyio import CapacityLimiter
 
 from csp_index import errors
 
+T = TypeVar("T")
 V = TypeVar("V")
 
-_STATEMENTS = 16  # most statements that wait for their turn
+_WAITING = 16  # requests of one kind that wait for their turn, at most
 _PROBE_AGE, _PROBE_SECONDS = 1, 5  # a passed check counts as long, and may take as long
 
 
 class Turns:
-    """Threads for SQL statements alone: pages do not wait for them, and a waiting statement occupies no thread."""
+    """Threads for one kind of work alone: pages do not wait for them, and work that waits occupies no thread."""
 
-    def __init__(self, threads: int) -> None:
-        self._limiter, self._most, self._count = CapacityLimiter(threads), threads + _STATEMENTS, 0
+    def __init__(self, threads: int, what: str = "SQL statements", *, left_alone: bool = True) -> None:
+        """Work in so many threads; `what` names the work in the message that too much of it waits.
 
-    async def run(self, work: Callable[[str], V], statement: str) -> V:
-        """Return the result of `work` for a statement. Raises BusyError if too many are waiting."""
+        With `left_alone` work that nobody waits for any longer gives its turn back at once: something else ends it.
+        """
+        self._limiter, self._most, self._count = CapacityLimiter(threads), threads + _WAITING, 0
+        self._what, self._left_alone = what, left_alone
+
+    async def run(self, work: Callable[[T], V], given: T) -> V:
+        """Return the result of `work` for what is given. Raises BusyError if too many are waiting."""
         if self._count >= self._most:
-            raise errors.BusyError("too many SQL statements are waiting for their turn: try again in some seconds")
+            raise errors.BusyError(f"too many {self._what} are waiting for their turn: try again in some seconds")
         self._count += 1
         try:
-            return await anyio.to_thread.run_sync(work, statement, limiter=self._limiter, abandon_on_cancel=True)
+            return await anyio.to_thread.run_sync(
+                work, given, limiter=self._limiter, abandon_on_cancel=self._left_alone
+            )
         finally:
             self._count -= 1
 

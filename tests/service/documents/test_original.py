@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from planted import DERIVED, Served
 from starlette.testclient import TestClient
 
 from csp_index import open_index, originals
-from csp_index.errors import BusyError, NotFoundError
+from csp_index.errors import BusyError, NotFoundError, StoreError
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents import original as module
 from csp_index.service.documents.original import has_original, original_picture
@@ -155,6 +158,37 @@ def test_few_are_read_at_the_same_time(snapshot: Snapshot, monkeypatch: pytest.M
     with module._turns, module._turns, pytest.raises(BusyError, match="too many original pictures"):
         original_picture(snapshot, SMALL)
     assert opened(snapshot, SMALL)
+
+
+def test_slow_object_stores_hold_no_page_and_no_other_original(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived, go_on, plain = threading.Semaphore(0), threading.Event(), originals.read_plain
+
+    def slow(uri: str, **given: object) -> bytes:
+        if uri.endswith("2.png"):
+            return plain(uri)
+        arrived.release()
+        go_on.wait(20)
+        raise StoreError("s3://secret does not answer")
+
+    monkeypatch.setattr(originals, "read_plain", slow)
+    with (
+        TestClient(make_app(db, ServiceSettings(threads=2)), "http://127.0.0.1:8000") as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        waiting = [pool.submit(client.get, f"/images/{image}/original") for image in (TURNED, LARGE)]
+        try:
+            assert all(arrived.acquire(timeout=10) for _ in waiting)
+            replies = [pool_get(client, path) for path in ("/", f"/images/{SMALL}/original")]
+        finally:
+            go_on.set()
+        assert [reply.status_code for reply in replies] == [200, 200]
+        for reply in (one.result() for one in waiting):
+            assert reply.status_code == 503 and "does not answer" in reply.text and "secret" not in reply.text
+
+
+def pool_get(client: TestClient, path: str) -> Any:
+    """Ask in a thread, so that a service that does not answer fails the test in place of holding it."""
+    return ThreadPoolExecutor(1).submit(client.get, path).result(timeout=10)
 
 
 def test_a_derived_image_is_shown_from_the_index(planted: Served) -> None:

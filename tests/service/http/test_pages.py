@@ -249,7 +249,7 @@ def test_compare_takes_boxes_and_commas_and_up_to_four(client: TestClient) -> No
 
 
 def test_an_index_of_arrays_shows_names_instead_of_pictures(tmp_path_factory: pytest.TempPathFactory) -> None:
-    shared = None, ServiceSettings(), Journal(), Turns(1), Forms("start")
+    shared = None, ServiceSettings(), Journal(), Turns(1), Turns(1), Forms("start")
     service = api.Service(*serve_arrays(tmp_path_factory), *shared)
     site = pages.site_of(service)
     assert not site.pictures
