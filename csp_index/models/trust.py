@@ -33,20 +33,23 @@ def give(spec: str | None) -> None:
         _given.add(spec)
 
 
+def may_run(spec: str, trust: bool) -> bool:
+    """Return whether `check_stored` lets the code of a spec run."""
+    return trust or not spec.startswith(_PYTHON) or spec in SHIPPED or spec in _given
+
+
 def check_stored(spec: str, trust: bool) -> None:
     """Refuse to run code that only an index names; with `trust`, log what will run, once.
 
     Raises ModelError, which says what would run and how to allow it.
     """
-    if not spec.startswith(_PYTHON) or spec in SHIPPED or spec in _given:
-        return
     code = spec.removeprefix(_PYTHON)
-    if not trust:
+    if not may_run(spec, trust):
         raise ModelError(
             f"the index names the model {spec}, which would run the code {code}, and an index may come from a "
             "stranger: give the same spec yourself (--encoder, --network), or trust the index (--trust; in Python "
             "open_index(uri, trust=True))"
         )
-    if spec not in _announced:
+    if spec.startswith(_PYTHON) and spec not in SHIPPED | _given | _announced:
         _announced.add(spec)
         _log.warning("running the code %s, which the index names (--trust)", code)

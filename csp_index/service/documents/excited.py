@@ -47,8 +47,7 @@ def rows_of_image(
 
 
 def _is_mapped(snapshot: Snapshot, key: NeuronKey, image_id: int, rank: int) -> bool:
-    placed = placed_maps(snapshot, key.layer_key)
-    return rank < placed.count and (key.neuron, image_id) not in placed.lacking
+    return placed_maps(snapshot, key.layer_key).has(key.neuron, rank, image_id)
 
 
 def _row(

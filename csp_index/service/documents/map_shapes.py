@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 Share = Annotated[FiniteFloat, Field(description="Below 0 or above 1 lies a margin that the network saw.")]
+
+
+Made = Annotated[
+    Literal["activations", "gradients"],
+    Field(
+        description="activations: the neuron's own, before pooling. gradients: its gradient by the picture, times the "
+        "picture; of layers whose neurons have no places."
+    ),
+]
 
 
 class PictureMap(TypedDict):
@@ -35,9 +44,26 @@ class ImageMap(TypedDict):
 
 
 class MapsDocument(TypedDict):
-    """The activation maps of a neuron's top images, highest activation first."""
+    """The stored maps of a neuron's top images, highest activation first."""
 
     neuron: str
+    made: Made
     height: int
     width: int
     images: list[ImageMap]
+
+
+class ComputedMap(ImageMap):
+    """Where a neuron looks in one image, made now, with what hides the rest of the picture."""
+
+    veil: Annotated[str | None, Field(description="A PNG as a data: address; null: its place is unknown.")]
+
+
+class ComputedMapsDocument(TypedDict):
+    """Maps of a neuron that its network made now; nothing was stored. Images that cannot be opened are left out."""
+
+    neuron: str
+    made: Made
+    height: int
+    width: int
+    images: list[ComputedMap]

@@ -23,7 +23,7 @@ from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey
 from csp_index.service.documents.concepts.similar import similar_neurons
 from csp_index.service.documents.held_out import held_out
 from csp_index.service.documents.home import run_row
-from csp_index.service.documents.maps import placed_maps
+from csp_index.service.documents.maps import can_open, placed_maps
 from csp_index.service.documents.neuron_shapes import (
     ComparedNeuron,
     Facet,
@@ -96,6 +96,8 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
     )
     similar = similar_neurons(snapshot, engine, key)
     row = table.row(key.neuron, method)
+    placed, top = placed_maps(snapshot, key.layer_key), table.statistics_of(key.neuron)["top_images"]
+    mapped = placed.of(key.neuron, top)
     doubt = label.doubt if label else ""
     document: ComparedNeuron = {
         **row,
@@ -114,7 +116,9 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
         "pairs": [_pair_row(pair) for pair in record.pairs],
         "contrast_quality": cast(QualityRow, quality_of_pairs(record.pairs).as_json()),
         "images": {str(image): name for image, name in snapshot.names(ids).items()},
-        "mapped": placed_maps(snapshot, key.layer_key).of(key.neuron, table.statistics_of(key.neuron)["top_images"]),
+        "mapped": mapped,
+        "maps_made": placed.made if mapped else None,
+        "can_look": engine.may_run(table.info) and bool(top) and can_open(snapshot, top[0]),
         "quantile_rows": rows,
         "histogram": spread.histogram(),
         "threshold": record.threshold if record.threshold is not None else finite(record.statistics["mean"]),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
+from csp_index.service.documents.map_shapes import Made
 from csp_index.service.documents.shapes import NeuronRow, RunRow, SimilarRow, State
 from csp_index.service.documents.studies.class_shapes import NeuronClasses
 from csp_index.service.documents.studies.effect_shapes import NeuronEffects
@@ -214,6 +215,8 @@ class ComparedNeuron(NeuronRow):
     contrast_quality: QualityRow
     images: Annotated[dict[str, str], Field(description="The names of all images of the document, by their ids.")]
     mapped: Annotated[list[int], Field(description="The top images over which `/maps` can lay a veil.")]
+    maps_made: Annotated[Made | None, Field(description="How these maps were made; null: there are none.")]
+    can_look: Annotated[bool, Field(description="Whether POST to `/maps` may make maps: the network is at hand.")]
     quantile_rows: list[QuantileRow]
     histogram: Histogram
     threshold: FiniteFloat | None

@@ -27,8 +27,8 @@ from csp_index.service.desk import Desk
 from csp_index.service.documents.home import home_document
 from csp_index.service.documents.image import image_document, stored_thumbnail
 from csp_index.service.documents.layer import GalleryQuery, Order, Shown, Sort, neurons_document
-from csp_index.service.documents.map_shapes import MapsDocument
-from csp_index.service.documents.maps import map_veil, maps_document
+from csp_index.service.documents.map_shapes import ComputedMapsDocument, MapsDocument
+from csp_index.service.documents.maps import computed_maps_document, map_veil, maps_document
 from csp_index.service.documents.neuron import neuron_document
 from csp_index.service.documents.neuron_shapes import LabelDocument, NeuronDocument
 from csp_index.service.documents.original import original_picture
@@ -204,8 +204,20 @@ def _add_index(router: APIRouter, service: Service) -> None:
         "/api/v1/neurons/{model}/{layer}/{index}/maps", response_model=MapsDocument, responses=GET_FAULTS, tags=["maps"]
     )
     def neuron_map_list(model: Model, layer: Layer, index: Number) -> Response:
-        """Where in its top images a neuron fires: the activation maps that `csp-index index` stored."""
+        """Where in its top images a neuron fires: the maps that `csp-index index`, or `csp-index maps`, stored."""
         return answer(maps_document(snapshot, NeuronKey(model, layer, index)))
+
+    @router.post(
+        "/api/v1/neurons/{model}/{layer}/{index}/maps",
+        response_model=ComputedMapsDocument,
+        responses=POST_FAULTS,
+        tags=["maps"],
+    )
+    def neuron_look(model: Model, layer: Layer, index: Number, body: schemas.LookBody, request: Request) -> Response:
+        """Where a neuron looks in some images: maps that its network makes now. Nothing is stored."""
+        stop = stop_of(request.scope)
+        key = NeuronKey(model, layer, index)
+        return answer(computed_maps_document(snapshot, engine, key, body.images, stop.check))
 
     @router.get(
         "/api/v1/neurons/{model}/{layer}/{index}/maps/{image_id}",

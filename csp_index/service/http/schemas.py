@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from csp_index.labelling.review.words import ACTIONS, VERDICTS
 from csp_index.records import NeuronKey
+from csp_index.service.documents.maps import MOST_COMPUTED
 from csp_index.service.live.queries import CANDIDATES, LETTERS, NEIGHBOURS, NEURONS, TOP, LabelQuery
 from csp_index.studies.reviewing.notes import Draft
 
@@ -118,6 +119,14 @@ class LabelBody(_StrictBody):
         values = self.model_dump(exclude={"neurons", "candidates"})
         candidates = None if self.candidates is None else tuple(self.candidates)
         return LabelQuery(tuple(map(NeuronKey.parse, self.neurons)), candidates=candidates, **values)
+
+
+class LookBody(_StrictBody):
+    """In which images it is asked where a neuron looks; null: those that activate it most."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"images": [0, 1]}]})
+
+    images: list[Annotated[int, Field(ge=0, le=2**63 - 1)]] | None = Field(None, min_length=1, max_length=MOST_COMPUTED)
 
 
 class NoteBody(_StrictBody):

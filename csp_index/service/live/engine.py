@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from csp_index.errors import BusyError, CspIndexError, StoreError, one_line
+from csp_index.models.trust import may_run
 from csp_index.records import LayerKey
 from csp_index.service.config import ServiceSettings
 from csp_index.service.live.queries import Concepts
 from csp_index.service.live.shared_models import SharedModels
 from csp_index.service.live.stored_vectors import StoredVectors
 from csp_index.service.snapshot import Snapshot
+from csp_index.store.catalog import LayerInfo
 
 if TYPE_CHECKING:
     from csp_index.service.live.live_models import LiveModels
@@ -64,6 +66,13 @@ class Engine:
             raise BusyError("the service is still loading what this needs: ask again in a few seconds")
         kind = type(self._failure) if isinstance(self._failure, CspIndexError) else StoreError
         raise kind(f"the service could not load what this needs: {one_line(self._failure)}") from self._failure
+
+    def may_run(self, target: LayerInfo) -> bool:
+        """Return whether the network of a layer may be loaded here: it is named, and no code of the index alone.
+
+        Whether it can be is known once it is.
+        """
+        return not target.is_imported and bool(target.network) and may_run(target.network, self._shared.trust)
 
     def concepts(self, key: LayerKey) -> Concepts:
         """Return the concept vectors that a layer has; waits for no model. NotFoundError for an unknown layer."""

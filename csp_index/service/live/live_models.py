@@ -13,10 +13,11 @@ from PIL import Image
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.driving import MapMaker, computed_maps
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
-from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError
+from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SourceError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.lru_cache import LRUCache
 from csp_index.models.encoders import LoadedEncoder
@@ -35,6 +36,7 @@ from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.stored_json import read_object
+from csp_index.store.values.activation_maps import NeuronMaps
 from csp_index.store.values.arrays import activations_of
 from csp_index.tensors.torch_threads import one_thread
 
@@ -60,7 +62,7 @@ class LiveModels:
         self._loading, self._running = shared.loading, shared.running
         self._encoder_or_error: LoadedEncoder | ModelError | None = None
         self._loaded_networks: list[LoadedNetwork] | None = None
-        self._activations = LRUCache(held_bytes // 16)
+        self._activations, self._looks = LRUCache(held_bytes // 16), LRUCache(held_bytes // 64)
         context = ComputeContext(derive=makers(self._store, lambda: self._models))
         self._relabeller = Relabeller(snapshot, context, held_bytes // 8, config.label_cost)
         self._texts = TextVectors(self._store, self._source, self._encoder, texts)
@@ -124,6 +126,30 @@ class LiveModels:
         best = [(neuron, NeuronKey.parse(neuron.neuron)) for neuron, _ in neurons[:top]]
         found = [neuron._replace(heat=heats[key.layer_key].of(key.layer, key.neuron)) for neuron, key in best]
         return found if networks else None
+
+    @one_thread()
+    def look(self, key: NeuronKey, images: Sequence[int], check: Callable[[], None] = go_on) -> NeuronMaps:
+        """Return where a neuron looks in images, made by its network; of images that can be opened.
+
+        `check` is called between batches, and raises to end the work. Errors: ModelError where the network cannot be
+        loaded, SourceError where no image can be opened.
+        """
+        target = self._snapshot.info_of(key)
+        with self._loading:
+            network = self._models.held_network(target)
+        ids = np.array(images, np.int64)
+
+        def make() -> NeuronMaps:
+            with self._running:
+                maker = MapMaker(network, key.layer)
+                made = computed_maps(self._store, maker, np.full(len(ids), key.neuron), ids, check)
+            if made is None:
+                raise SourceError(
+                    f"none of {len(ids)} images of {key} can be opened: put them back where they were indexed"
+                )
+            return NeuronMaps(made[0], made[1].images, made[1].scales, made[1].maps)
+
+        return self._looks.get((key, tuple(images)), make, lambda maps: 1000 + int(maps.maps.nbytes))
 
     @one_thread()
     def activations(self, key: NeuronKey) -> np.ndarray:

@@ -17,7 +17,7 @@ class SharedModels:
 
     def __init__(self, *, trust: bool) -> None:
         """Load nothing yet; `trust` runs code that only the index names."""
-        self._trust = trust
+        self.trust = trust
         self.loading, self.running = threading.Lock(), threading.Lock()  # hooks are not made for several threads
 
     @cached_property
@@ -25,4 +25,4 @@ class SharedModels:
         """The models; they are loaded when first needed. Loads torch."""
         from csp_index.models.index_models import Models
 
-        return Models(settings.DEVICE.value(), trust=self._trust)
+        return Models(settings.DEVICE.value(), trust=self.trust)

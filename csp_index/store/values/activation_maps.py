@@ -101,9 +101,13 @@ class NeuronMaps:
         return peaks
 
     def of(self, image: int) -> np.ndarray | None:
-        """Return the map [h, w] of an image as shares of its largest value; None if it is not stored."""
+        """Return the map [h, w] of an image as shares of its largest value; None if it is not stored.
+
+        None also for gradients that are 0 everywhere, as at a neuron's ceiling: they do not tell where it looks.
+        """
         levels = self.levels(image)
-        return None if levels is None else levels.astype(np.float32) / 255
+        tells = levels is not None and (self.frame.made == "activations" or levels.any())
+        return levels.astype(np.float32) / 255 if levels is not None and tells else None
 
     def levels(self, image: int) -> np.ndarray | None:
         """Return the map [h, w] of an image, uint8; None if it is not stored."""
@@ -158,15 +162,23 @@ def _rows_of(store: Store, target: LayerInfo, numbers: list[int]) -> pa.Table:
     return store.read(table, where=where)
 
 
-def mapped_pairs(store: Store, target: LayerInfo) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of a neuron [P] and an image [P], an id, of which maps are stored."""
+def mapped_pairs(store: Store, target: LayerInfo, *, telling: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of a neuron [P] and an image [P], an id, of which maps are stored.
+
+    Only those that tell where the neuron looks, if asked for those `telling`: see `NeuronMaps.of`.
+    """
     table = column_tables.maps_table(str(target.key))
-    if not has_maps(store, target):
+    frame = stored_frame(store, target)
+    if frame is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    rows = store.read(table, ["neuron", "image_ids"])
-    lists = rows["image_ids"].combine_chunks()
+    rows = store.read(table, ["neuron", "image_ids", "scales"])
+    lists, scales = (rows[name].combine_chunks() for name in ("image_ids", "scales"))
     neurons = np.repeat(rows["neuron"].to_numpy().astype(np.int64), np.diff(lists.offsets.to_numpy()))
-    return neurons, lists.flatten().to_numpy()
+    images = lists.flatten().to_numpy()
+    if not telling or frame.made == "activations":
+        return neurons, images
+    tells = scales.flatten().to_numpy() > 0
+    return neurons[tells], images[tells]
 
 
 def neuron_maps(store: Store, target: LayerInfo, neuron: int) -> NeuronMaps | None:

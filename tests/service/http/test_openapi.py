@@ -40,6 +40,7 @@ OPERATIONS = [
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/classes"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/effects"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/maps"),
+    ("POST", "/api/v1/neurons/{model}/{layer}/{index}/maps"),
     ("GET", "/api/v1/neurons/{model}/{layer}/{index}/maps/{image_id}"),
     ("GET", "/api/v1/effects/{model}/{layer}"),
     ("GET", "/api/v1/meanings/{model}/{layer}"),
