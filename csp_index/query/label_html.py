@@ -41,7 +41,7 @@ def label_html(
 ) -> str:
     """Return a label as HTML: its text, address and method; `remarks` and doubts; candidates; its first pairs.
 
-    Below a line that opens them are the activating images again, veiled where the neuron does not fire.
+    Below a line that opens them are the activating images again, veiled where the neuron does not look.
     """
     rank = "" if label.null_rank is None else str(label.null_rank)
     likely = "" if label.probability is None else likelihood(label.probability)
@@ -70,7 +70,7 @@ def _veiled_html(label: Label, pairs: Sequence[ExamplePair], veil: Veil, names: 
         for pair in firsts
         if pair.image_id in pictures
     ]
-    return f"<details><summary>where it fires</summary>{tiles_html(tiles)}</details>" if tiles else ""
+    return f"<details><summary>where it looks</summary>{tiles_html(tiles)}</details>" if tiles else ""
 
 
 def pairs_html(

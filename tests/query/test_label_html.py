@@ -71,7 +71,7 @@ def test_below_a_line_are_the_pictures_where_the_neuron_fires(tmp_path: Path) ->
     options = {"vocabulary": ["red", "blue"], "templates": "none", "examples": 5}
     label = next(one for one in index.label("net/conv", "csp", **options) if one.state == "labelled")
     for page in (label._repr_html_(), index[str(label.neuron)]._repr_html_()):
-        before, after = page.split("<details><summary>where it fires</summary>")
+        before, after = page.split("<details><summary>where it looks</summary>")
         assert before.count("<img") >= 5 and "<script" not in page
         veiled = re.findall('src="data:image/png;base64,([^"]+)"', after.partition("</details>")[0])
         assert len(veiled) == len(label.pairs)
@@ -81,7 +81,7 @@ def test_below_a_line_are_the_pictures_where_the_neuron_fires(tmp_path: Path) ->
         row, column = maps.peaks[0]
         assert np.abs(picture - plain)[row, column].max() < 40 < np.abs(picture - plain).max()
     (other,) = index.label("net/concepts/0", "csp", **options)
-    assert "where it fires" not in other._repr_html_(), "its layer has no places"
+    assert "where it looks" not in other._repr_html_(), "its layer has no places"
     copied = pickle.loads(pickle.dumps(label))
     assert copied == label and copied.drawer == LabelDrawer(no_pictures, no_veils)
     assert StoredVeils(index.store)(label.neuron, [4000]) == {}

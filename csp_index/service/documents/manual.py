@@ -53,6 +53,7 @@ HELP: Final[Mapping[str, Help]] = {
     "live": Help("what do the knobs do?", "methods#options-that-the-methods-share"),
     "matches": Help("what is a match?", "studies#two-layers-compared"),
     "map": Help("what does the map show?", "explorer#the-map-of-a-layer"),
+    "maps": Help("how are maps made?", "images-and-models#where-neurons-fire"),
     "methods": Help("how to choose a method?", "methods#how-to-choose-a-method"),
     "models": Help("what is an encoder?", "images-and-models#encoders"),
     "python": Help("what else is in Python?", "python#index"),

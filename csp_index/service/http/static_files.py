@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 JOINED: Final[Mapping[str, tuple[str, ...]]] = {
     "page.js": ("keyboard.js", "lightbox.js", "edition.js"),
-    "neuron-page.js": ("veils.js", "copy.js", "review.js", "neuron.js"),
+    "neuron-page.js": ("veils.js", "where.js", "copy.js", "review.js", "neuron.js"),
     "mute-page.js": ("veils.js", "copy.js", "review.js"),
     "neuron-page.css": ("style.css", "neuron.css", "review.css"),
 }

@@ -244,6 +244,23 @@ def test_a_picture_opens_as_it_is_over_the_page(page: Any) -> None:
     assert page.locator("#picture").get_attribute("src") == f"{first}/original"
 
 
+def test_where_a_neuron_looks_is_asked_and_veils_the_pictures(page: Any) -> None:
+    page.goto(NEURON)
+    button, switch = page.locator("#where"), page.locator("#veils")
+    assert button.is_visible() and not switch.is_visible() and page.locator(".veil").count() == 0
+    busy = [{"status": 503, "body": '{"error": {"message": "the service is still loading", "hint": ""}}'}]
+    page.route("**/maps", lambda route: route.fulfill(**busy.pop()) if busy else route.fallback())
+    button.focus()
+    page.keyboard.press("Enter")
+    page.locator("#where-told").filter(has_text="loading the network").wait_for()
+    page.locator("#where-how").wait_for(timeout=60_000)  # torch and the network load
+    assert "by the gradient of the neuron" in page.locator("#where-how").inner_text() and not button.is_visible()
+    veils = page.locator("#pairs .tile:first-child .veil")
+    assert veils.count() > 0 and veils.first.is_visible() and switch.is_checked()
+    switch.uncheck()
+    assert not veils.first.is_visible()
+
+
 def test_without_its_file_the_small_picture_stands_in_and_says_why(page: Any) -> None:
     page.route("**/images/*/original", lambda route: route.fulfill(
         status=404, content_type="application/json", body='{"error": {"message": "its file is gone"}}'
