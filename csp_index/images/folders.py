@@ -18,7 +18,7 @@ from csp_index.files.regular_files import open_file, read_bytes, user_path
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.files.formats import HEAD, image_extensions
-from csp_index.images.passed_over import HIDDEN, ContentCheck, PassedOver
+from csp_index.images.passed_over import DATABASE, HIDDEN, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.images.tables.join_table import PathTable
 from csp_index.settings import MAX_METADATA_BYTES
@@ -29,6 +29,7 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz"
 TABLES = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
 """The names of tables about the images of their folder, the first of several first."""
 
+_TABULAR = frozenset({".csv", ".tsv", ".xlsx"})  # of files that may be tables about images, but are not named so
 _MOST_TOGETHER = 10_000  # files whose names begin alike
 _log = logging.getLogger(__name__)
 
@@ -39,13 +40,15 @@ class FolderContents:
     ``pictures`` counts the image files by ending, ``tars`` and ``parquets`` are the shards, ``folders`` counts the
     images of each folder, and ``passed_over`` is what is none of these and describes no image. ``table`` is the table
     about the images, if there is one; ``named`` are their paths below the folder then, else it stays empty. Without
-    one, ``inner`` are the tables in sub-folders, each about the images below its own.
+    one, ``inner`` are the tables in sub-folders, each about the images below its own. ``unread`` is the first file that
+    may be a table by its ending, and is passed over.
     """
 
     def __init__(self, root: Path, table: Path | None = None) -> None:
         """Walk through the folder once; ``table`` is read as metadata, by default the one in the folder."""
         self.root, self.named = root, list[str]()
         self.table = _own_table(root) if table is None else table
+        self.unread: Path | None = None
         self.pictures, self.folders, self.passed_over = Counter[str](), Counter[str](), PassedOver()
         self.tars, self.parquets, self.inner = list[Path](), list[Path](), dict[str, Path]()
         self._endings, self._unnamed = image_extensions(), set[int]()
@@ -105,6 +108,7 @@ class FolderContents:
             self.parquets.append(path)
         elif reason := check.reason(ending_of(name), partial(_head, path)):
             self.passed_over[reason] += 1
+            self.unread = path if self.unread is None and reason in _TABULAR else self.unread
         else:
             self._unnamed.add(hash(name))
             return True
@@ -170,8 +174,8 @@ def walk(root: Path, passed_over: PassedOver | None = None) -> Iterator[str]:
     """Yield the path of every file below a folder, relative to it, sorted as whole strings.
 
     Only the names of one folder at each depth are in memory. Names that start with a dot are skipped, and those of
-    pictures counted in ``passed_over``. Links to folders are followed, but not in circles. Pipes, devices and broken
-    links are included, so that reading them reports a failure.
+    pictures counted in ``passed_over``; so are databases of LanceDB, as an index in the folder is. Links to folders are
+    followed, but not in circles. Pipes, devices and broken links are included, so that reading them reports a failure.
     """
     return _walk(os.fspath(root), "", frozenset(), PassedOver() if passed_over is None else passed_over)
 
@@ -186,6 +190,9 @@ def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOv
             names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries)
     except OSError as exc:
         raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
+    if _is_database(names):
+        passed_over[DATABASE] += 1
+        return
     for name in names:
         if name.startswith("."):
             # '._a.jpg' is no picture: macOS keeps what it knows about a.jpg there.
@@ -195,6 +202,13 @@ def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOv
             yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over)
         else:
             yield prefix + name
+
+
+def _is_database(names: list[str]) -> bool:
+    """Return whether a folder holds tables of LanceDB, as an index does, and no picture beside them."""
+    return any(name.endswith(".lance/") for name in names) and not any(
+        ending_of(name) in image_extensions() for name in names
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -224,6 +238,8 @@ class FolderSource:
         self._tables, notes = _tables_of(contents, metadata_key)
         self._classes = ClassFolders(root, contents.folders, None if class_names is None else user_path(class_names))
         contents.forget(self._classes.names_file)
+        if not self._tables and contents.unread not in (None, self._classes.names_file):
+            notes.append(f"is {contents.unread} a table about the images? --metadata (metadata= in Python) joins it")
         self.notes = (*(line for table in self._tables.values() for line in table.notes), *notes)
         complete = not notes and all(table.complete for table in self._tables.values())
         for line in self.notes:

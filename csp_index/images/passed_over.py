@@ -14,6 +14,7 @@ from csp_index.images.files.formats import RAW_ENDINGS, advice, kind_of
 _TRIED = 1_000  # files of one ending that are opened; if none of them is a picture, no other is opened
 _PACKED = frozenset({".zip", ".7z", ".rar", ".zst"})
 HIDDEN = "hidden (the name starts with a dot)"
+DATABASE = "database of LanceDB (an index?)"
 _NAMED = 6  # reasons
 
 

@@ -353,3 +353,28 @@ def test_tables_that_are_not_read_are_counted(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     assert [ref.metadata for ref in listed(source)] == [{"n": 1}]
     assert passed_over_by(source) == {".csv": 1, ".jsonl": 2}
+
+
+def test_a_file_that_may_be_a_table_is_named_with_the_option_that_joins_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "labels.csv").write_text("file_name,n\na.png,1\n")
+    source = open_source(tmp_path)
+    assert isinstance(source, FolderSource)
+    table = f"{tmp_path}/labels.csv"
+    assert source.notes == (f"is {table} a table about the images? --metadata (metadata= in Python) joins it",)
+    assert passed_over_by(source) == {".csv": 1}
+    joined = open_source(tmp_path, metadata=table)
+    assert isinstance(joined, FolderSource) and "1 of 1 rows joined" in joined.notes[0]
+    assert len(joined.notes) == 1
+
+
+def test_an_index_in_the_folder_is_one_thing_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    for name in ("mine.db/runs.lance/data", "mine.db/commits", "mixed/vectors.lance"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "mine.db/runs.lance/data/1.lance").write_bytes(b"x")
+    (tmp_path / "mine.db/commits/1.json").write_text("{}")
+    (tmp_path / "mixed/b.png").write_bytes(png(2))  # of the user's pictures none is left out
+    source = open_source(tmp_path)
+    assert [Path(ref.uri).name for ref in listed(source)] == ["a.png", "b.png"]
+    assert str(passed_over_by(source)) == "passed over 1 file: 1 database of LanceDB (an index?)"
