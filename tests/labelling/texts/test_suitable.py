@@ -15,8 +15,11 @@ from csp_index.labelling.texts.suitable import suitable_vocabulary
         ({}, "imagenet1k", "neither captions nor classes"),
         ({"label": "cat {n}"}, "metadata:label", "the 25 classes in the images' column label"),
         ({"Caption": "a {n}; b {n}", "label": "cat {n}"}, "metadata:Caption", "the 50 captions"),
+        ({"txt": "a {n}", "label": "cat {n}"}, "metadata:txt", "the 25 captions"),  # files beside the images
         ({"label": "cat", "age": "{n}"}, "imagenet1k", "column label has only 1 texts, 20 are needed"),
         ({"label": "{n}"}, "imagenet1k", "neither captions nor classes"),  # numbers name nothing
+        ({"label": "d{n}"}, "imagenet1k", "neither captions nor classes"),  # as folders of parts of a set are called
+        ({"label": "Boeing {n}"}, "metadata:label", "the 25 classes"),
     ],
 )
 def test_captions_come_before_classes_and_few_are_none(monkeypatch, columns, name, why):
