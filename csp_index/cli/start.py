@@ -23,7 +23,7 @@ from csp_index.cli.options import (
 from csp_index.cli.output import progress, say, say_json, say_labelled, say_summary
 from csp_index.cli.serve import serve
 from csp_index.errors import SettingError, SourceError
-from csp_index.models.specs import network_spec
+from csp_index.models.specs import encoder_spec, network_spec
 
 if TYPE_CHECKING:
     from csp_index.images.decode import ImageSource
@@ -58,13 +58,13 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     csp-index start photos/ birds.db --network timm:vit_base_patch16_224.augreg_in21k --layers blocks.11
     """
     choices, place = _Choices(silent=as_json), db or f"{_stem(source)}.db"
-    choices.add("index", place, "" if db else "after the images; name another behind them")
     from csp_index.index import open_index
     from csp_index.labelling.label_summary import candidates_named, summary_of
     from csp_index.store import catalog
 
-    _check(options["method"], options["vocabulary"])
+    _check(options)
     images = _opened(source, place, options)  # before anything is loaded or made for it
+    choices.add("index", place, "" if db else "after the images; name another behind them")
     port = _port(options["port"], choices) if options["served"] else None
     index = open_index(place, **{name: options[name] for name in OPENING})
     encoders, networks = _models(place, options, choices)
@@ -102,12 +102,17 @@ class _Choices:
             say(f"{what:<10} {value}" + (f"  ({why})" if why else ""))
 
 
-def _check(method: str | None, vocabulary: str | None) -> None:
-    """Refuse a method and a vocabulary that are not there, which are needed only after hours."""
+def _check(options: dict[str, Any]) -> None:
+    """Refuse names that are none, also of a method and a vocabulary, which are needed only after hours."""
     from csp_index.labelling.methods import check_method
 
-    if method is not None:
-        check_method(method)
+    for spec in options["encoders"]:
+        encoder_spec(spec)
+    for spec in options["networks"]:
+        network_spec(spec)
+    vocabulary = options["vocabulary"]
+    if options["method"] is not None:
+        check_method(options["method"])
     if vocabulary is not None and not vocabulary.startswith("metadata:") and not Path(vocabulary).is_file():
         from csp_index.labelling.vocabularies import load_vocabulary
 
@@ -119,7 +124,7 @@ def _opened(source: str, place: str, options: dict[str, Any]) -> ImageSource:
     from csp_index.images.sources import open_source
     from csp_index.store.connect import check_creatable, is_index
 
-    if is_index(source):
+    if Path(source).is_dir() and is_index(source):
         raise SourceError(f"{source} is an index, expected images: csp-index serve {shlex.quote(source)} shows it")
     check_creatable(place)
     return open_source(source, **{name: options[name] for name in SOURCE_OPTIONS})

@@ -67,7 +67,7 @@ def test_a_source_without_images_makes_no_index_and_loads_no_model(run, no_model
     (tmp_path / "texts" / "a.doc").write_text("no picture")
     for folder in ("empty", "texts"):
         said = run("start", folder, *MODELS)
-        assert (said.status, said.err.count("\n")) == (1, 1)
+        assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
         assert f"{folder} holds no images" in said.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "texts"]
 
@@ -88,11 +88,12 @@ def test_what_the_table_joined_is_said_once(run, pictures):
     assert said.err.splitlines()[-1].startswith("Error: no image has the metadata column 'nothing'")
 
 
-@pytest.mark.parametrize("wish", [("--vocabulary", "nowhere.txt"), ("--method", "magic")])
+@pytest.mark.parametrize("wish", [("--vocabulary", "nowhere.txt"), ("--method", "magic"), ("--encoder", "clip")])
 def test_what_is_needed_only_after_the_pass_is_checked_before(run, no_model, pictures, wish):
     said = run("start", pictures, *MODELS, *wish)
     assert (said.status, said.err.count("\n")) == (1, 1)
     assert wish[1] in said.err
+    assert not said.out
 
 
 def test_a_place_that_is_taken_is_refused_before_a_model_is_loaded(run, no_model, pictures, tmp_path):
@@ -133,6 +134,7 @@ def test_commands_to_type_next_can_be_copied(capsys):
 
 def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, no_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert "does not exist" in run("start", "https://pictures.example/a.zip", *MODELS).err
     said = run("start", "nowhere", *MODELS)
     assert said.status == 1
     assert said.err.count("\n") == 1
