@@ -267,7 +267,7 @@ def _add_inner(app: FastAPI, service: Service, state: str) -> None:
     An edition's `state`, shown or old, is part of the tags of its responses: its pages say it.
     """
     settings = service.settings
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)
     app.add_middleware(
         ResponseCache,
         start=f"{settings.start} {service.snapshot.version} {state}",

@@ -58,7 +58,7 @@ def test_the_times_of_a_small_index(
     lines = capsys.readouterr().out.splitlines()
     found = {line.partition(":")[0]: int(re.findall(r"p50 (\d+) ms", line)[0]) for line in lines[:-1]}
     assert list(found) == [
-        *(f"neuron's page, {name}" for name in ("HTML", "first picture arrived", "first picture painted")),
+        *(f"neuron's page, {name}" for name in ("HTML", "first picture painted")),
         "neuron's page, first contentful paint",
         "bare page, first picture painted",
     ]

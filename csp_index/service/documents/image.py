@@ -5,6 +5,7 @@ An id is all that names an image: pictures come from the index's own tables, and
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS: Final = 12
 EXCITES: Final = 24  # neurons shown for an image
+_INSIDE: Final = 2**17  # bytes of pictures that a page has inside
 _INDEXED = ("uri", "width", "height", "split", "metadata")
 _DERIVED = ("kind", "origin", "model", "layer", "neuron", "rank", "recipe", "activation")
 _ENTRIES = 2**21  # most neurons x images of a layer that are sorted by image
@@ -83,10 +85,15 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     else:
         picture = snapshot.cache.find(("thumbnail", image_id))
         picture = picture or snapshot.image_rows([image_id], ["thumbnail"])[image_id]["thumbnail"]
-    for start, kind in _KINDS:
-        if isinstance(picture, bytes) and picture.startswith(start):
-            return picture, kind
+    kind = _kind_of(picture)
+    if kind:
+        return picture, kind
     raise NotFoundError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
+
+
+def _kind_of(picture: bytes | None) -> str:
+    """Return the media type of a stored picture, "" of anything else."""
+    return next((kind for start, kind in _KINDS if picture is not None and picture.startswith(start)), "")
 
 
 def read_ahead(snapshot: Snapshot, image_ids: Iterable[int]) -> None:
@@ -95,6 +102,24 @@ def read_ahead(snapshot: Snapshot, image_ids: Iterable[int]) -> None:
     for image, row in snapshot.image_rows(missing, ["thumbnail"]).items():
         if row["thumbnail"]:
             snapshot.cache.put(("thumbnail", image), row["thumbnail"], len(row["thumbnail"]) + 200)
+
+
+def pictures_inside(snapshot: Snapshot, image_ids: Sequence[int]) -> dict[int, str]:
+    """Return small pictures of indexed images as addresses that have them inside: a page need not ask for them.
+
+    Those that exceed 128 KiB together are left out, and read ahead.
+    """
+    read_ahead(snapshot, image_ids)
+    inside, room = dict[int, str](), _INSIDE
+    for image in dict.fromkeys(image_ids):
+        picture = snapshot.cache.find(("thumbnail", image))
+        kind = _kind_of(picture)
+        if picture is not None and kind:
+            room -= len(picture)
+            if room < 0:
+                break
+            inside[image] = f"data:{kind};base64,{b64encode(picture).decode()}"
+    return inside
 
 
 def picture_for_card(snapshot: Snapshot, image_id: int) -> bytes:

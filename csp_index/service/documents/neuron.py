@@ -144,10 +144,16 @@ def neuron_document(snapshot: Snapshot, engine: Engine, key: NeuronKey, method: 
 
 
 def first_pictures(page: NeuronDocument) -> list[int]:
-    """Return the images at the top of a neuron's page: the strongest, with their partners if there are pairs."""
-    ranks = sorted({pair["rank"] for pair in page["pairs"]})[:COLUMNS]
-    first = [pair for pair in page["pairs"] if pair["rank"] in ranks]
-    paired = [image for pair in first for image in (pair["image_id"], pair["contrast_id"]) if image is not None]
+    """Return the images at the top of a neuron's page as they stand there: the strongest, each with its nearest partner
+    of each kind, or alone if there are no pairs."""
+    shown = dict[int, list[int]]()  # by rank
+    partnered = set[tuple[int, str]]()
+    for pair in page["pairs"]:
+        column = shown.setdefault(pair["rank"], [pair["image_id"]])
+        if pair["contrast_id"] is not None and (pair["rank"], pair["kind"]) not in partnered:
+            partnered.add((pair["rank"], pair["kind"]))
+            column.append(pair["contrast_id"])
+    paired = [image for rank in sorted(shown)[:COLUMNS] for image in shown[rank]]
     return paired or [image["image_id"] for row in page["quantile_rows"][:1] for image in row["images"]]
 
 

@@ -23,6 +23,7 @@ from csp_index.service.http.access_log import Journal, Visit
 from csp_index.service.http.auth import OPEN_PATHS, Token, fault_of_address, first, is_foreign
 from csp_index.service.http.client import STOP, Client, stop_of
 from csp_index.service.http.schemas import Fault
+from csp_index.service.http.static_files import policy_of_scripts
 
 log = logging.getLogger("csp_index.service")
 
@@ -31,7 +32,7 @@ REQUEST_ID: Final = "csp_index.request_id"
 
 SECURITY_HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        f"default-src 'none'; img-src 'self' data: blob:; style-src 'self'; {policy_of_scripts()}; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",

@@ -23,7 +23,7 @@ from csp_index.service.documents import compare, manual
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.excited import own_picture
 from csp_index.service.documents.home import home_document, random_neuron
-from csp_index.service.documents.image import image_document, picture_for_card, read_ahead
+from csp_index.service.documents.image import image_document, picture_for_card, pictures_inside
 from csp_index.service.documents.neuron import first_pictures, neuron_document
 from csp_index.service.documents.neuron_shapes import CompareDocument, NeuronDocument
 from csp_index.service.documents.original import has_original
@@ -180,11 +180,11 @@ def _add_neurons(routes: APIRouter, service: Service, renderer: Renderer) -> Non
     def neuron(model: Name, layer: Name, index: Number, method: Method = None) -> Response:
         key = NeuronKey(model, layer, index)
         page = document(key, method)
-        if renderer.site.pictures:
-            read_ahead(snapshot, first_pictures(page))
+        first = first_pictures(page) if renderer.site.pictures else []
         return renderer.page(
             "neuron",
             page=page,
+            inside=pictures_inside(snapshot, first),
             twin=link(f"{neuron_href(str(key))}.json", {"method": method} if method else {}),
         )
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
@@ -44,7 +45,7 @@ from csp_index.service.http.addresses import (
 )
 from csp_index.service.http.manual_html import manual_href
 from csp_index.service.http.schemas import MOST_EXAMPLES
-from csp_index.service.http.static_files import static_files, version
+from csp_index.service.http.static_files import head_script, static_files, version
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
@@ -278,6 +279,8 @@ class Renderer:
         self._templates.globals.update(
             _LIMITS,
             pictures=site.pictures,
+            inside={},  # pictures that a page has inside, by image id
+            head_script=Markup(head_script()),  # a file of ours  # nosec B704
             manual=HELP,
             figures=figures(),
             figures_place=FIGURES,

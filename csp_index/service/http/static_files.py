@@ -10,6 +10,7 @@ import functools
 import gzip
 import hashlib
 import mimetypes
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -20,13 +21,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+_EVERY: Final = ("keyboard.js", "lightbox.js", "edition.js")  # scripts of every page
 JOINED: Final[Mapping[str, tuple[str, ...]]] = {
-    "page.js": ("keyboard.js", "lightbox.js", "edition.js"),
-    "neuron-page.js": ("veils.js", "where.js", "copy.js", "review.js", "neuron.js"),
-    "mute-page.js": ("veils.js", "copy.js", "review.js"),
+    "head.js": ("theme.js", "later.js"),
+    "page.js": _EVERY,
+    "neuron-page.js": (*_EVERY, "veils.js", "where.js", "copy.js", "review.js", "neuron.js"),
+    "mute-page.js": (*_EVERY, "veils.js", "copy.js", "review.js"),
     "neuron-page.css": ("style.css", "neuron.css", "review.css"),
 }
 """Files that are sent as one, by the name of the whole. Scripts become one module; each keeps its own names."""
+
+HEAD: Final = "head.js"
+"""The script that pages have inside, in place of an address: nothing is drawn before it ran."""
 
 _LASTING: Final = "public, max-age=86400, immutable"  # of an address that names the version of the files
 
@@ -48,6 +54,18 @@ def static_files() -> Mapping[str, StaticFile]:
     contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     contents |= {whole: _join(whole, [contents[name] for name in names]) for whole, names in JOINED.items()}
     return {name: _file(name, body) for name, body in contents.items()}
+
+
+def head_script() -> str:
+    """Return the script that every page has inside: it says how the page looks, so nothing is drawn before it ran."""
+    return static_files()[HEAD].body.decode()
+
+
+@functools.cache
+def policy_of_scripts() -> str:
+    """Return what a Content-Security-Policy allows of scripts: our files, and the one that pages have inside."""
+    digest = hashlib.sha256(static_files()[HEAD].body).digest()
+    return f"script-src 'self' 'sha256-{b64encode(digest).decode()}'"
 
 
 @functools.cache

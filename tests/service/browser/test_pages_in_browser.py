@@ -266,9 +266,11 @@ def test_without_its_file_the_small_picture_stands_in_and_says_why(page: Any) ->
         status=404, content_type="application/json", body='{"error": {"message": "its file is gone"}}'
     ))  # fmt: skip
     page.goto(NEURON)
-    page.locator("#pairs .tile a").first.click()
+    first = page.locator("#pairs .tile a").first
+    first.click()
     page.locator("#lightbox-told").filter(has_text="its file is gone").wait_for()
-    assert "/thumbnail" in str(page.locator("#lightbox-picture").get_attribute("src"))
+    small = str(first.locator("img").first.get_attribute("src"))
+    assert small.startswith("data:image/") and page.locator("#lightbox-picture").get_attribute("src") == small
     page.goto("/images/3")
     until(page, "document.getElementById('picture').naturalWidth > 0")
     assert "/thumbnail" in str(page.locator("#picture").get_attribute("src"))

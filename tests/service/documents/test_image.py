@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from csp_index.service.documents.image import (
     excited_by,
     image_document,
     image_vector,
+    pictures_inside,
     read_ahead,
     stored_thumbnail,
 )
@@ -114,6 +116,19 @@ def test_a_thumbnail_is_the_stored_picture(planted: Served) -> None:
     assert kind == "image/jpeg"
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (8, 8)
+
+
+def test_pictures_inside_a_page_are_the_stored_ones_up_to_a_size(
+    planted: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = planted[0]
+    inside = pictures_inside(snapshot, [5, 3, 5, DERIVED, 2**40 - 1])
+    assert list(inside) == [5, 3]
+    for image, address in inside.items():
+        kind, _, data = address.removeprefix("data:").partition(";base64,")
+        assert (b64decode(data), kind) == stored_thumbnail(snapshot, image)
+    monkeypatch.setattr("csp_index.service.documents.image._INSIDE", len(stored_thumbnail(snapshot, 5)[0]))
+    assert list(pictures_inside(snapshot, [5, 3, 7])) == [5]
 
 
 def test_pictures_read_ahead_are_those_that_are_sent(planted: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
@@ -30,7 +32,7 @@ from csp_index.service.http.access_log import Journal
 from csp_index.service.http.addresses import concept_href
 from csp_index.service.http.auth import Forms
 from csp_index.service.http.own_threads import Turns
-from csp_index.service.http.static_files import JOINED
+from csp_index.service.http.static_files import HEAD, JOINED
 from csp_index.service.sql_sandbox import SqlAnswer
 
 EVIL = "<script>alert(1)</script>"
@@ -362,10 +364,18 @@ def test_a_map_of_nothing_and_of_equal_values() -> None:
     assert map_svg.draw(map_of(1, None) | {"low": None, "high": None}).dots[0].step == "none"
 
 
+def test_pages_have_one_script_inside_which_the_policy_names(client: TestClient) -> None:
+    reply = client.get("/")
+    (script,) = re.findall(r"<script>(.*?)</script>", reply.text, re.DOTALL)
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}';" in reply.headers["content-security-policy"]
+
+
 def test_every_file_of_the_pages_is_in_the_package() -> None:
     folder = resources.files("csp_index.service")
     asked = {name for file in (folder / "templates").iterdir() for name in STATIC.findall(file.read_text())}
-    assert asked >= JOINED.keys()
+    assert asked >= JOINED.keys() - {HEAD}
+    asked.add(HEAD)
     parts = {name for whole in asked for name in JOINED.get(whole, (whole,))}
     assert {file.name for file in (folder / "static").iterdir()} == parts
     for file in (folder / "static").iterdir():
