@@ -39,7 +39,7 @@ from csp_index.service.http.own_threads import Turns
 from csp_index.service.http.pages import site_of
 from csp_index.service.http.rendering import Renderer, Site
 from csp_index.service.http.response_cache import ResponseCache
-from csp_index.service.http.schemas import Fault
+from csp_index.service.http.schemas import Application, Fault
 from csp_index.service.http.studies import (
     effect_routes,
     evolution_routes,
@@ -161,7 +161,7 @@ def _edition(
         yield
         app.state.editions.close()
 
-    app = FastAPI(
+    app = Application(
         title="csp_index",
         summary="What the neurons of a vision network mean",
         version=__version__,

@@ -125,7 +125,7 @@ _LATE = {503: "busy, or the index cannot be read", 504: "the response took too l
 
 def _faults(*further: tuple[int, str]) -> dict[int | str, dict[str, Any]]:
     faults = _ERRORS | _LATE | dict(further)
-    return {status: {"model": schemas.ErrorBody, "description": text} for status, text in faults.items()}
+    return {status: {**schemas.shaped(schemas.ErrorBody), "description": text} for status, text in faults.items()}
 
 
 GET_FAULTS = _faults()
@@ -157,17 +157,17 @@ def router(service: Service) -> APIRouter:
 def _add_index(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
 
-    @router.get("/api/v1/index", response_model=HomeDocument, responses=GET_FAULTS, tags=["index"])
+    @router.get("/api/v1/index", responses=schemas.sends(HomeDocument) | GET_FAULTS, tags=["index"])
     def index() -> Response:
         """The content of the index: images, encoders, networks, layers, labels, the last runs."""
         return answer(home_document(snapshot))
 
-    @router.get("/api/v1/layers", response_model=LayersDocument, responses=GET_FAULTS, tags=["index"])
+    @router.get("/api/v1/layers", responses=schemas.sends(LayersDocument) | GET_FAULTS, tags=["index"])
     def layers() -> Response:
         """The layers whose neurons are indexed."""
         return answer({"layers": home_document(snapshot)["layers"]})
 
-    @router.get("/api/v1/neurons", response_model=NeuronsDocument, responses=GET_FAULTS, tags=["neurons"])
+    @router.get("/api/v1/neurons", responses=schemas.sends(NeuronsDocument) | GET_FAULTS, tags=["neurons"])
     def neuron_list(
         layer: Annotated[str, Query(pattern=schemas.LAYER, max_length=500, examples=["cnn/concepts"])],
         sort: Sort = "index",
@@ -194,14 +194,18 @@ def _add_index(router: APIRouter, service: Service) -> None:
         return answer(neurons_document(snapshot, engine, LayerKey.parse(layer), query))
 
     @router.get(
-        "/api/v1/neurons/{model}/{layer}/{index}", response_model=NeuronDocument, responses=GET_FAULTS, tags=["neurons"]
+        "/api/v1/neurons/{model}/{layer}/{index}",
+        responses=schemas.sends(NeuronDocument) | GET_FAULTS,
+        tags=["neurons"],
     )
     def neuron(model: Model, layer: Layer, index: Number, method: Method = None) -> Response:
         """All about one neuron."""
         return answer(neuron_document(snapshot, engine, NeuronKey(model, layer, index), method))
 
     @router.get(
-        "/api/v1/neurons/{model}/{layer}/{index}/maps", response_model=MapsDocument, responses=GET_FAULTS, tags=["maps"]
+        "/api/v1/neurons/{model}/{layer}/{index}/maps",
+        responses=schemas.sends(MapsDocument) | GET_FAULTS,
+        tags=["maps"],
     )
     def neuron_map_list(model: Model, layer: Layer, index: Number) -> Response:
         """Where in its top images a neuron fires: the maps that `csp-index index`, or `csp-index maps`, stored."""
@@ -209,8 +213,7 @@ def _add_index(router: APIRouter, service: Service) -> None:
 
     @router.post(
         "/api/v1/neurons/{model}/{layer}/{index}/maps",
-        response_model=ComputedMapsDocument,
-        responses=POST_FAULTS,
+        responses=schemas.sends(ComputedMapsDocument) | POST_FAULTS,
         tags=["maps"],
     )
     def neuron_look(model: Model, layer: Layer, index: Number, body: schemas.LookBody, request: Request) -> Response:
@@ -235,13 +238,13 @@ def _add_classes(router: APIRouter, service: Service) -> None:
     by_one = Query(None, max_length=500, description="A metadata column, or outputs:MODEL/LAYER; null: the last one.")
 
     @router.get(
-        "/api/v1/classes/{model}/{layer}", response_model=ClassesDocument, responses=GET_FAULTS, tags=["classes"]
+        "/api/v1/classes/{model}/{layer}", responses=schemas.sends(ClassesDocument) | GET_FAULTS, tags=["classes"]
     )
     def class_list(model: Model, layer: Layer, by: str | None = by_one) -> Response:
         """The classes of a layer's images, each with the neuron that tells it best."""
         return answer(classes.classes_document(snapshot, LayerKey(model, layer), by))
 
-    @router.get("/api/v1/class/{model}/{layer}", response_model=ClassDocument, responses=GET_FAULTS, tags=["classes"])
+    @router.get("/api/v1/class/{model}/{layer}", responses=schemas.sends(ClassDocument) | GET_FAULTS, tags=["classes"])
     def class_page(
         model: Model,
         layer: Layer,
@@ -254,8 +257,7 @@ def _add_classes(router: APIRouter, service: Service) -> None:
 
     @router.get(
         "/api/v1/neurons/{model}/{layer}/{index}/classes",
-        response_model=NeuronClassesDocument,
-        responses=GET_FAULTS,
+        responses=schemas.sends(NeuronClassesDocument) | GET_FAULTS,
         tags=["classes"],
     )
     def neuron_class_list(model: Model, layer: Layer, index: Number, by: str | None = by_one) -> Response:
@@ -264,12 +266,12 @@ def _add_classes(router: APIRouter, service: Service) -> None:
 
 
 def _add_audits(router: APIRouter, service: Service) -> None:
-    @router.get("/api/v1/audit/{model}", response_model=AuditDocument, responses=GET_FAULTS, tags=["studies"])
+    @router.get("/api/v1/audit/{model}", responses=schemas.sends(AuditDocument) | GET_FAULTS, tags=["studies"])
     def audit(model: Model, layer: AuditOf = None, by: AuditOf = None) -> Response:
         """What a network relies on and should not: its last audit, or that of a layer, by a column."""
         return answer(audit_document(service.snapshot, model, layer, by))
 
-    @router.get("/api/v1/audit/{model}/report", response_model=ReportDocument, responses=GET_FAULTS, tags=["studies"])
+    @router.get("/api/v1/audit/{model}/report", responses=schemas.sends(ReportDocument) | GET_FAULTS, tags=["studies"])
     def report(model: Model, layer: AuditOf = None, by: AuditOf = None) -> Response:
         """What the report of an audit shows, with a digest of each part: see `csp-index report`."""
         return answer(report_document(service.snapshot, model, layer, by))
@@ -279,7 +281,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
     snapshot, engine, limits = service.snapshot, service.engine, service.settings
     few = Query(12, ge=1, le=limits.page_limit, description="Neurons of each kind.")
 
-    @router.get("/api/v1/search", response_model=SearchDocument, responses=GET_FAULTS, tags=["search"])
+    @router.get("/api/v1/search", responses=schemas.sends(SearchDocument) | GET_FAULTS, tags=["search"])
     def search(
         q: Annotated[str, Query(min_length=1, max_length=schemas.LONGEST_TEXT, examples=["stripes"])],
         limit: int = few,
@@ -287,7 +289,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
         """Neurons that mean a text, by their vectors and by their labels; images similar to it."""
         return answer(search_document(snapshot, engine, SearchQuery(q, limit=limit)))
 
-    @router.post("/api/v1/search/image", response_model=SearchDocument, responses=POST_FAULTS, tags=["search"])
+    @router.post("/api/v1/search/image", responses=schemas.sends(SearchDocument) | POST_FAULTS, tags=["search"])
     def search_image(file: UploadFile, limit: int = few) -> Response:
         """Neurons that a picture excites or that mean what it shows. The picture is not stored."""
         picture = picture_of(file, limits.upload_pixels)
@@ -297,7 +299,7 @@ def _add_search(router: APIRouter, service: Service) -> None:
 def _add_images(router: APIRouter, service: Service) -> None:
     snapshot, engine = service.snapshot, service.engine
 
-    @router.get("/api/v1/images/{image_id}", response_model=ImageDocument, responses=GET_FAULTS, tags=["images"])
+    @router.get("/api/v1/images/{image_id}", responses=schemas.sends(ImageDocument) | GET_FAULTS, tags=["images"])
     def image(image_id: ImageId) -> Response:
         """An image: its metadata, the neurons it excites, its neighbors."""
         return answer(image_document(snapshot, engine, image_id))
@@ -329,14 +331,14 @@ def _add_images(router: APIRouter, service: Service) -> None:
 
 
 def _add_questions(router: APIRouter, service: Service) -> None:
-    @router.post("/api/v1/label", response_model=LabelDocument, responses=POST_FAULTS, tags=["questions"])
+    @router.post("/api/v1/label", responses=schemas.sends(LabelDocument) | POST_FAULTS, tags=["questions"])
     def label(body: schemas.LabelBody, request: Request) -> Response:
         """Labels of neurons by a method and its options, from stored vectors, without storing anything."""
         started = time.perf_counter()
         results = service.engine.models().relabel(body.query(), stop_of(request.scope).check)
         return answer({"results": results, "seconds": time.perf_counter() - started})
 
-    @router.post("/api/v1/sql", response_model=SqlDocument, responses=POST_FAULTS, tags=["questions"])
+    @router.post("/api/v1/sql", responses=schemas.sends(SqlDocument) | POST_FAULTS, tags=["questions"])
     async def sql(body: schemas.SqlBody) -> Response:
         """One SELECT, run in a process of its own; rows and bytes beyond the limits are cut off."""
         return await service.sql_turns.run(lambda statement: answer(sql_document(service, statement)), body.sql)
@@ -361,19 +363,19 @@ def sql_document(service: Service, statement: str) -> SqlDocument:
 
 
 def _add_health(router: APIRouter, service: Service) -> None:
-    @router.get("/healthz", response_model=HealthDocument, tags=["health"])
+    @router.get("/healthz", responses=schemas.sends(HealthDocument), tags=["health"])
     async def healthz() -> Response:
         """Whether the service runs."""
         return answer({"status": "ok"})
 
-    @router.get("/api/v1/version", response_model=VersionDocument, responses=GET_FAULTS, tags=["index"])
+    @router.get("/api/v1/version", responses=schemas.sends(VersionDocument) | GET_FAULTS, tags=["index"])
     async def version() -> Response:
         """The version of the index that is shown; another answer than before means that there is something new."""
         return answer(service.snapshot.version_document())
 
     probe = Probe(service.snapshot.check_readable)
 
-    @router.get("/readyz", response_model=ReadinessDocument, responses=_faults(), tags=["health"])
+    @router.get("/readyz", responses=schemas.sends(ReadinessDocument) | _faults(), tags=["health"])
     async def readyz() -> Response:
         """Whether pages can be shown: a row of each table can be read; and whether the models are loaded."""
         await probe.passed()

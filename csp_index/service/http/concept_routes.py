@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from csp_index.service.documents.concepts.concept import SHOWN, concept_document, needs_encoder, words_document
 from csp_index.service.documents.concepts.concept_shapes import ConceptDocument
+from csp_index.service.http import schemas
 from csp_index.service.http.addresses import concept_href
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.rendering import Renderer
@@ -65,7 +66,7 @@ def concepts_api(service: Service) -> APIRouter:
     """Return the route of words in the API."""
     routes = APIRouter()
 
-    @routes.get("/api/v1/concepts", response_model=ConceptDocument, responses=GET_FAULTS, tags=["search"])
+    @routes.get("/api/v1/concepts", responses=schemas.sends(ConceptDocument) | GET_FAULTS, tags=["search"])
     def concept(
         q: Annotated[str, Query(min_length=1, max_length=LONGEST, examples=["striped"])],
         limit: int = Query(SHOWN, ge=1, le=service.settings.page_limit, description="Neurons of each way."),

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from csp_index.records import NeuronKey
 from csp_index.service.documents.studies.effect_shapes import EffectsDocument, NeuronEffects
 from csp_index.service.documents.studies.effects import CLASSES, all_effects, effects_document
+from csp_index.service.http import schemas
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.paging import Name, Number
 from csp_index.service.http.studies.stored_study import OF_LAYER, Shown, StoredStudy
@@ -44,8 +45,7 @@ def effects_api(service: Service) -> APIRouter:
 
     @router.get(
         "/api/v1/neurons/{model}/{layer}/{index}/effects",
-        response_model=NeuronEffects,
-        responses=GET_FAULTS,
+        responses=schemas.sends(NeuronEffects) | GET_FAULTS,
         tags=["studies"],
     )
     def neuron(model: Name, layer: Name, index: Number) -> Response:

@@ -14,6 +14,7 @@ from csp_index.records import LayerKey
 from csp_index.service.documents import layer_map
 from csp_index.service.documents.layer import GalleryQuery, neurons_document
 from csp_index.service.documents.shapes import MapDocument
+from csp_index.service.http import schemas
 from csp_index.service.http.addresses import layer_href, link
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.map_svg import STEPS, clouds
@@ -91,7 +92,9 @@ def maps_api(service: Service) -> APIRouter:
     """Return the route of the API."""
     router = APIRouter()
 
-    @router.get("/api/v1/layers/{model}/{layer}/map", response_model=MapDocument, responses=GET_FAULTS, tags=["layers"])
+    @router.get(
+        "/api/v1/layers/{model}/{layer}/map", responses=schemas.sends(MapDocument) | GET_FAULTS, tags=["layers"]
+    )
     def layer_map_of(model: Name, layer: Name, colour: Colour = None, method: Method = None) -> Response:
         """The neurons of a layer on a plane, with clusters and their names once `csp-index map` has made them."""
         key = LayerKey(model, layer)

@@ -138,30 +138,30 @@ def _add_rating(routes: APIRouter, service: Service, renderer: Renderer) -> None
 
 
 def _add_api(routes: APIRouter, service: Service, renderer: Renderer) -> None:
-    @routes.get("/api/v1/notes", response_model=NotesDocument, responses=GET_FAULTS, tags=["review"])
+    @routes.get("/api/v1/notes", responses=schemas.sends(NotesDocument) | GET_FAULTS, tags=["review"])
     def notes(subject: Subject = None, limit: Shown = _SHOWN) -> Response:
         """What readers said of labels and findings, the newest first."""
         return answer(notes_document(service, subject or None, limit))
 
-    @routes.post("/api/v1/notes", response_model=NoteRow, responses=POST_FAULTS, tags=["review"])
+    @routes.post("/api/v1/notes", responses=schemas.sends(NoteRow) | POST_FAULTS, tags=["review"])
     def write(body: schemas.NoteBody, request: Request, form: Proof = "") -> Response:
         """Add a note; `serve --write` allows it."""
         check_write(service, request, form)
         return answer(note_row(write_note(service, body.draft())))
 
-    @routes.get("/api/v1/review", response_model=ReviewDocument, responses=GET_FAULTS, tags=["review"])
+    @routes.get("/api/v1/review", responses=schemas.sends(ReviewDocument) | GET_FAULTS, tags=["review"])
     def review() -> Response:
         """Whether notes and ratings may be written here, and what goes along with them."""
         settings = service.settings
         proof = service.forms.proof if settings.writes else None
         return answer({"write": settings.write, "rate": settings.rate, "form": proof})
 
-    @routes.get("/api/v1/rate", response_model=RateDocument, responses=GET_FAULTS, tags=["review"])
+    @routes.get("/api/v1/rate", responses=schemas.sends(RateDocument) | GET_FAULTS, tags=["review"])
     def question(rater: Rater) -> Response:
         """A person's next question: is this text true of this picture?"""
         return answer(next_question(service, rater))
 
-    @routes.post("/api/v1/ratings", response_model=RatedDocument, responses=POST_FAULTS, tags=["review"])
+    @routes.post("/api/v1/ratings", responses=schemas.sends(RatedDocument) | POST_FAULTS, tags=["review"])
     def rated(body: schemas.RatingBody, request: Request, form: Proof = "") -> Response:
         """A verdict on a question: yes, no or unsure; `serve --rate` allows it."""
         check_write(service, request, form, rating=True)

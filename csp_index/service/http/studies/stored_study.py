@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from csp_index.records import LayerKey
+from csp_index.service.http import schemas
 from csp_index.service.http.addresses import quoted
 from csp_index.service.http.api import GET_FAULTS, Service, answer
 from csp_index.service.http.paging import Name, Start, paged
@@ -156,7 +157,6 @@ def _add_operation(
         operation,
         name=name,
         description=declared.says,
-        response_model=declared.shape,
-        responses=GET_FAULTS,
+        responses=schemas.sends(declared.shape) | GET_FAULTS,
         tags=["studies"],
     )
