@@ -8,11 +8,32 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
+from types import CodeType
 from typing import Any, Final
 
 import jinja2
+from jinja2.bccache import Bucket
 
 _SHARED: Final = "csp_index.evaluation.report"
+
+
+class CompiledOnce(jinja2.BytecodeCache):
+    """What templates compile to, kept in this process: to compile those of the explorer takes a second."""
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Fill a bucket with the code of its template, if that was compiled from the same text."""
+        bucket.code = self._codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep the code of a template."""
+        if bucket.code is not None:
+            self._codes[bucket.key, bucket.checksum] = bucket.code
+
+
+_COMPILED: Final = CompiledOnce()
 
 
 def environment(package: str = _SHARED) -> jinja2.Environment:
@@ -22,6 +43,7 @@ def environment(package: str = _SHARED) -> jinja2.Environment:
     """
     return jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, _SHARED))]),
+        bytecode_cache=_COMPILED,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse
 from csp_index import __version__
 from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
+from csp_index.evaluation.report.rendering import CompiledOnce
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
@@ -199,9 +200,13 @@ class _Documents(jinja2.Environment):
         return super().getattr(obj, attribute)
 
 
+_COMPILED: Final = CompiledOnce()  # each version of an index that is shown has pages of its own
+
+
 def environment() -> jinja2.Environment:
     """Return the templates with everything they use; a missing value in a document is an error."""
     templates = _Documents(
+        bytecode_cache=_COMPILED,
         loader=jinja2.PackageLoader("csp_index.service"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
