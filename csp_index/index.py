@@ -338,8 +338,9 @@ class Index(StudyReader):
         """Return a widget that labels a neuron again while its controls move, and writes nothing (extra `notebook`)."""
         from csp_index.query.live_panel import LivePanel
 
-        view = self.view(neuron)
-        return LivePanel(neuron, view.label.method, partial(self.label, neuron, keep=False, progress=unseen), view.read)
+        view, relabel = self.view(neuron), partial(self.label, neuron, keep=False, progress=unseen)
+        mapped = bool(view.veil(view.label.neuron, [pair.image_id for pair in view.pairs]))
+        return LivePanel(neuron, view.label.method, relabel, view.read, mapped=mapped)
 
     def prefer(self, method: str | None) -> None:
         """Make a method the one whose labels are shown, and that labels by default; None takes that back."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import CspIndexError, QueryError, SettingError
 from csp_index.labelling.methods import METHODS, RECOMMENDED, controls
+from csp_index.labelling.request import CROP
 from csp_index.records import ExampleOptions, Label, ScoringOptions
 
 PAIRS: Final = 8
@@ -32,26 +33,33 @@ Relabel = Callable[..., Sequence[Label]]  # by keywords of Index.label, the firs
 class LivePanel:
     """A neuron's label, its rivals and pairs, made again at each question.
 
-    `question` is what the controls say: method, gamma, examples, contrast, threshold, candidates (texts of one's own,
-    [] for the index's vocabulary). `answer` is the label as `Label.as_json` has it, with pictures of its pairs and the
-    milliseconds it took, or an `error` in one line. `widget` is the anywidget, to stand among others.
+    `question` is what the controls say: method, gamma, examples, contrast, threshold, crop, candidates (texts of one's
+    own, [] for the index's vocabulary). `answer` is the label as `Label.as_json` has it, with pictures of its pairs and
+    the milliseconds it took, or an `error` in one line. `widget` is the anywidget, to stand among others.
     """
 
     def __init__(
-        self, neuron: str, method: str, relabel: Relabel, read: Callable[[Iterable[int]], Mapping[int, bytes]]
+        self,
+        neuron: str,
+        method: str,
+        relabel: Relabel,
+        read: Callable[[Iterable[int]], Mapping[int, bytes]],
+        *,
+        mapped: bool = False,
     ) -> None:
         """Show a neuron, at first by `method`; `relabel` labels it, `read` returns the pictures of image ids.
 
-        Errors: QueryError where anywidget is not installed.
+        A neuron that is `mapped` has a control for crops. Errors: QueryError where anywidget is not installed.
         """
         self._relabel, self._read = relabel, read
         named = [name for name in METHODS if name not in controls()]
         contrast = [name for name in CONTRAST_KINDS if name not in _MADE]
         asked = {"method": method if method in named else RECOMMENDED, "candidates": []}
         defaults = asdict(ExampleOptions()) | asdict(ScoringOptions())
-        asked |= {name: defaults[name] for name in _KNOBS}
+        asked |= {name: defaults[name] for name in _KNOBS} | {CROP: False}
+        cropping = [name for name in named if CROP in METHODS[name].knobs] if mapped else []
         answer = self._reply(asked)
-        shown = {"neuron": neuron, "choices": {"method": named, "contrast": contrast}}
+        shown = {"neuron": neuron, "choices": {"method": named, "contrast": contrast, CROP: cropping}}
         self.widget = _widget_class()(question=asked, answer=answer, **shown)
         self.widget.observe(self._replied, names="question")
 
@@ -119,6 +127,10 @@ def _keywords(question: Mapping[str, Any]) -> dict[str, Any]:
     if len(candidates) > _LINES or any(len(one) > _LETTERS for one in candidates):
         raise SettingError(f"too many candidates or letters: expected at most {_LINES} of {_LETTERS} characters")
     words: dict[str, Any] = {"method": question.get("method"), "vocabulary": candidates or None}
+    crop = question.get(CROP, False)
+    if not isinstance(crop, bool):
+        raise SettingError(f"{CROP} is {crop!r}: expected True or False")
+    words |= {CROP: True} if crop else {}
     for name, kind in _KNOBS.items():
         value = question.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):

@@ -63,6 +63,23 @@ def test_the_first_image_is_shown_as_a_partner_too() -> None:
     assert panel.answer["pairs"][0]["partner"] == panel.answer["pairs"][0]["picture"] == "anBn"
 
 
+def test_crops_are_offered_where_the_neuron_has_maps(index: Index) -> None:
+    asked: list[dict[str, object]] = []
+    label = Label(NeuronKey("m", "l", 0), "csp", "labelled")
+
+    def relabel(**words: object) -> list[Label]:
+        asked.append(words)
+        return [label]
+
+    panel = live_panel.LivePanel("m/l/0", "csp", relabel, lambda ids: {}, mapped=True)
+    assert "csp" in panel.widget.choices["crop"] and "consensus" not in panel.widget.choices["crop"]
+    panel.question = panel.question | {"crop": True}
+    assert [words.get("crop") for words in asked] == [None, True]
+    panel.question = panel.question | {"crop": "yes"}
+    assert panel.answer["error"] == "crop is 'yes': expected True or False"
+    assert index.panel("planted/words/0").widget.choices["crop"] == []  # its layer has no maps
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

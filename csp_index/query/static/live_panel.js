@@ -45,6 +45,7 @@ function render({ model, el }) {
     field("examples", make("input", { name: "examples", type: "number", min: 1, max: 1000, value: asked.examples })),
     field("contrast", select("contrast", choices.contrast, asked.contrast)),
     field("low activation: below", make("input", { name: "threshold", value: asked.threshold })),
+    ...(choices.crop.length ? [field("activating images", select("crop", ["whole", "where it looks"], asked.crop ? "where it looks" : "whole"))] : []),
     field("candidates of your own, one per line", make("textarea", { name: "candidates", rows: 2 })),
   );
   const status = make("p", { role: "status" });
@@ -57,7 +58,16 @@ function render({ model, el }) {
   let waiting = false; // for an answer
   let newer = false; // a control moved meanwhile
 
+  // Crops stand in for activating images in some methods alone.
+  function tidy() {
+    const knob = knobs.elements;
+    if (!knob.crop) return;
+    knob.crop.disabled = !choices.crop.includes(knob.method.value);
+    knob.crop.title = knob.crop.disabled ? `Only these methods take crops: ${choices.crop.join(", ")}` : "";
+  }
+
   function ask() {
+    tidy();
     if (waiting) {
       newer = true;
       return;
@@ -74,6 +84,7 @@ function render({ model, el }) {
       examples: Math.round(Number(knob.examples.value)),
       contrast: knob.contrast.value,
       threshold: knob.threshold.value.trim(),
+      crop: Boolean(knob.crop) && !knob.crop.disabled && knob.crop.value !== "whole",
       candidates: candidates.filter((line) => line),
     });
     status.textContent = "labeling …";
@@ -97,6 +108,7 @@ function render({ model, el }) {
   knobs.addEventListener("input", ask);
   knobs.addEventListener("submit", (event) => event.preventDefault());
   model.on("change:answer", show);
+  tidy();
   show();
   return () => model.off("change:answer", show);
 }
