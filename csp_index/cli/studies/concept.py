@@ -40,13 +40,13 @@ def concept(db: str, word: str, trust: bool, version: str | None, as_json: bool,
     Neurons whose label is the word, or has it; neurons whose concept vectors are nearer to it than chance gives; and
     those that have another label, and the word among their stored candidates. Each with its cosine, its place as a
     candidate, and the AUROC for images of the class that the word names, where neurons were compared with it
-    (`csp-index associations`).
+    (`csp-index associations`). A neuron that answers in several ways has one line, in the strongest; the JSON has the
+    lists of all ways and, as `groups`, each neuron once.
 
     \b
     csp-index concept birds.db striped
     """
     from csp_index.index import open_index
-    from csp_index.studies.concepts.records import WAYS
     from csp_index.studies.concepts.wording import ways_of
 
     found = open_index(db, trust=trust, version=version).concept(word, **options)
@@ -54,9 +54,9 @@ def concept(db: str, word: str, trust: bool, version: str | None, as_json: bool,
         say_json(found.as_json())
         return
     say(found.sentence)
-    for way in WAYS:
-        for one in getattr(found.found, way):
-            say(_WAYS[way], str(one.neuron), one.label or "(no label)", ways_of(one))
+    for group in found.found.groups:
+        for one in group.neurons:
+            say(_WAYS[group.way], str(one.neuron), one.label or "(no label)", ways_of(one))
     for line in found.lines():
         say(line, err=True)
 

@@ -28,7 +28,7 @@ from csp_index.service.documents.search import search_document
 from csp_index.service.documents.studies import classes
 from csp_index.service.http.api import Service, sql_document
 from csp_index.service.http.schemas import LabelBody, SqlBody
-from csp_index.studies.concepts.records import WAYS
+from csp_index.studies.concepts.concept import WAYS
 
 Check = Callable[[], None]
 

@@ -27,7 +27,7 @@ from csp_index.studies.concepts.concept import LayerEvidence, find_neurons
 from csp_index.studies.concepts.known_classes import known_classes
 from csp_index.studies.concepts.metadata_words import uncompared_values
 from csp_index.studies.concepts.near_words import near_words
-from csp_index.studies.concepts.records import WAYS, Concept
+from csp_index.studies.concepts.records import Concept
 from csp_index.studies.concepts.words import LabelWords, checked_word, normal
 
 Ask = Callable[[str], SqlResult]  # a statement to rows
@@ -66,8 +66,9 @@ def ask_concept(space: TextSpace, ask: Ask, word: str, most: int) -> Concept:
     found = find_neurons(layers, most)
     known = tuple(one for layer in layers for one in layer.classes)
     uncompared = uncompared_values(store, clean, known, notes)
-    neurons = {one.neuron for way in WAYS for one in getattr(found, way)}
-    return Concept(clean, found, also, by, known, tuple(notes), uncompared, _pictures(store, targets, neurons))
+    return Concept(
+        clean, found, also, by, known, tuple(notes), uncompared, _pictures(store, targets, set(found.every()))
+    )
 
 
 def _vector(space: TextSpace, spellings: Sequence[str], notes: list[str]) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 """A word over all layers, as an answer: the neurons that are called by it, mean it, or had it as a candidate.
 
-The three ways stay apart: the label, the concept vector, and the score of the word as a candidate of the label. Values
-come in as arrays of layers; this module knows no store.
+The ways stay apart: the label, the concept vector, and the score of the word as a candidate of the label. A neuron
+that answers in several is in the list of each, and once among the groups: in that of its strongest way. Values come in
+as arrays of layers; this module knows no store.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ from csp_index.studies.concepts.known_classes import KnownClass
 from csp_index.studies.concepts.words import HAS, IS
 
 Says = Literal["label", "part", "no"]
+Way = Literal["labeled", "parts", "near", "candidates"]
+
+WAYS: Final[tuple[Way, ...]] = ("labeled", "parts", "near", "candidates")
+"""How a neuron answers to a word, the strongest first: called by it, by more than it, near by concept vector, with it
+as a candidate."""
+
 _SAYS: Final[dict[int, Says]] = {IS: "label", HAS: "part", 0: "no"}
 _NEAREST = 4  # neurons that are shown where no vector stands out
 
@@ -68,6 +75,14 @@ class ConceptNeuron:
     auroc_class: str | None
     tells_class: bool
 
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways in which it answers, the strongest first; none where its vector is among the nearest by chance."""
+        labeled = self.says == "label"
+        candidate = self.candidate_rank is not None and not labeled
+        answers = (labeled, self.says == "part", self.stands_out, candidate)
+        return tuple(way for way, does in zip(WAYS, answers, strict=True) if does)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCounts:
@@ -84,39 +99,74 @@ class LayerCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ConceptGroup:
+    """The neurons for which a way is the strongest, the best first, as many as were asked for.
+
+    `total` counts them all, `stronger` those that answer in this way and in a stronger one.
+    """
+
+    way: Way
+    neurons: tuple[ConceptNeuron, ...]
+    total: int
+    stronger: int
+
+
+@dataclass(frozen=True, slots=True)
 class FoundNeurons:
-    """The neurons of each way, the best first, as many of each as were asked for; and the counts of each layer."""
+    """The neurons of each way, the best first, as many of each as were asked for; and the counts of each layer.
+
+    `groups` have each neuron once; a way for which no neuron is left has none.
+    """
 
     labeled: tuple[ConceptNeuron, ...]
     parts: tuple[ConceptNeuron, ...]
     near: tuple[ConceptNeuron, ...]
     candidates: tuple[ConceptNeuron, ...]
     layers: tuple[LayerCounts, ...]
+    groups: tuple[ConceptGroup, ...]
+
+    def every(self) -> dict[NeuronKey, ConceptNeuron]:
+        """Return each neuron once, those of all ways and of all groups."""
+        ways = (self.labeled, self.parts, self.near, self.candidates, *(group.neurons for group in self.groups))
+        return {one.neuron: one for neurons in ways for one in neurons}
 
 
 def find_neurons(layers: Sequence[LayerEvidence], most: int) -> FoundNeurons:
     """Return at most `most` neurons of each way, the best first; of equals the layer's order, then the number.
 
     Labeled ones: names of readers, then sure ones, then by the word's score. Near ones: those that stand out, by
-    cosine; where none does, the nearest four. Candidates: by place, then by score, without those it labels.
+    cosine; where none does, the nearest four, whose group is then the last. Candidates: by place, then by score,
+    without those it labels.
     """
     floors = [_floor(one) for one in layers]
     near = [_above(one, floor) for one, floor in zip(layers, floors, strict=True)]
-    few = most
-    if not any(map(len, near)):
+    stands_out, few = any(map(len, near)), most
+    if not stands_out:
         few = min(most, _NEAREST)
         near = [_leading(one, few) for one in layers]
-    ways = {
-        "labeled": ([np.flatnonzero(one.says == IS) for one in layers], most),
-        "parts": ([np.flatnonzero(one.says == HAS) for one in layers], most),
-        "near": (near, few),
-        "candidates": ([np.flatnonzero((one.ranks >= 0) & (one.says != IS)) for one in layers], most),
+    numbers: dict[Way, list[np.ndarray]] = {
+        "labeled": [np.flatnonzero(one.says == IS) for one in layers],
+        "parts": [np.flatnonzero(one.says == HAS) for one in layers],
+        "near": near,
+        "candidates": [np.flatnonzero((one.ranks >= 0) & (one.says != IS)) for one in layers],
     }
-    found = {
-        way: tuple(_answer(layers[place], neuron, floors[place]) for place, neuron in _best(layers, way, *numbers))
-        for way, numbers in ways.items()
-    }
-    return FoundNeurons(**found, layers=tuple(map(_counts, layers, floors)))
+
+    def answers(way: Way, those: Sequence[np.ndarray], most: int) -> tuple[ConceptNeuron, ...]:
+        return tuple(_answer(layers[place], one, floors[place]) for place, one in _best(layers, way, those, most))
+
+    ways = {way: answers(way, those, few if way == "near" else most) for way, those in numbers.items()}
+    groups, shown = list[ConceptGroup](), [np.zeros(len(one.says), bool) for one in layers]
+    for way, every in numbers.items():
+        if way == "near" and not stands_out:
+            continue
+        own = [those[~seen[those]] for those, seen in zip(every, shown, strict=True)]
+        for those, seen in zip(own, shown, strict=True):
+            seen[those] = True
+        if total := sum(map(len, own)):
+            groups.append(ConceptGroup(way, answers(way, own, most), total, sum(map(len, every)) - total))
+    if not stands_out and (nearest := tuple(one for one in ways["near"] if not one.ways)):
+        groups.append(ConceptGroup("near", nearest, len(nearest), len(ways["near"]) - len(nearest)))
+    return FoundNeurons(**ways, layers=tuple(map(_counts, layers, floors)), groups=tuple(groups))
 
 
 def _floor(layer: LayerEvidence) -> float | None:

@@ -13,14 +13,11 @@ from csp_index.printable import printable
 from csp_index.query.picture_html import Tile, tiles_html
 from csp_index.query.results import Tabular
 from csp_index.records import NeuronKey
-from csp_index.studies.concepts.concept import ConceptNeuron, FoundNeurons
+from csp_index.studies.concepts.concept import WAYS, ConceptNeuron, FoundNeurons
 from csp_index.studies.concepts.known_classes import KnownClass
 from csp_index.studies.concepts.metadata_words import MetadataValue
 from csp_index.studies.concepts.near_words import AlsoBy, NearWord
 from csp_index.studies.concepts.wording import also_line, class_lines, sentence, uncompared_line, ways_of
-
-WAYS: Final = ("labeled", "parts", "near", "candidates")
-"""The groups of neurons: called by the word, by more than it, near by concept vector, with it as a candidate."""
 
 _HEADINGS: Final = {
     "labeled": "labeled so",
@@ -46,6 +43,7 @@ _ROWS = pa.schema(
         ("auroc_by", pa.string()),
         ("auroc_class", pa.string()),
         ("tells_class", pa.bool_()),
+        ("ways", pa.list_(pa.string())),
     ]
 )
 
@@ -53,6 +51,8 @@ _ROWS = pa.schema(
 @dataclass(frozen=True, slots=True, repr=False)
 class Concept(Tabular):
     """What the neurons of all layers have to do with a word; as rows, one per way and neuron.
+
+    The view shows each neuron once, where it answers the strongest.
 
     `also` are other labels near to the word, by meaning or, where its embedding is not at hand, by spelling. `classes`
     are the classes of images that it names, `uncompared` those that no neuron was compared with. `notes` say what could
@@ -91,6 +91,15 @@ class Concept(Tabular):
             "word": self.word,
             "sentence": self.sentence,
             **{way: [row_of(one) for one in getattr(self.found, way)] for way in WAYS},
+            "groups": [
+                {
+                    "way": one.way,
+                    "total": one.total,
+                    "stronger": one.stronger,
+                    "neurons": [row_of(neuron) for neuron in one.neurons],
+                }
+                for one in self.found.groups
+            ],
             "layers": [asdict(one) | {"layer": str(one.layer)} for one in self.found.layers],
             "also": [asdict(one) for one in self.also],
             "also_by": self.also_by,
@@ -118,9 +127,8 @@ class Concept(Tabular):
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{html.escape(printable(self.word))}</b> {html.escape(printable(self.sentence))}</p>"]
         parts += [f"<p>{html.escape(printable(line))}</p>" for line in self.lines()]
-        for way in WAYS:
-            if neurons := getattr(self.found, way):
-                parts.append(f"<p>{_HEADINGS[way]}</p>{tiles_html([[self._tile(one)] for one in neurons])}")
+        for group in self.found.groups:
+            parts.append(f"<p>{_HEADINGS[group.way]}</p>{tiles_html([[self._tile(one)] for one in group.neurons])}")
         return "".join(parts)
 
     def _tile(self, one: ConceptNeuron) -> Tile:
@@ -130,4 +138,4 @@ class Concept(Tabular):
 
 def row_of(one: ConceptNeuron) -> dict[str, Any]:
     """Return a neuron's answer as values that JSON has; its neuron is an address."""
-    return {name: getattr(one, name) for name in _FIELDS} | {"neuron": str(one.neuron)}
+    return {name: getattr(one, name) for name in _FIELDS} | {"neuron": str(one.neuron), "ways": list(one.ways)}

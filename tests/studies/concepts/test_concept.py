@@ -78,6 +78,38 @@ def test_vectors_that_stand_out_are_near_over_all_layers() -> None:
     )
 
 
+def grouped(found: Any) -> dict[str, list[int]]:
+    return {one.way: numbers(one.neurons) for one in found.groups}
+
+
+def test_groups_have_each_neuron_once_in_its_strongest_way() -> None:
+    cosines = np.zeros(M)
+    cosines[[1, 2, 5, 6, 7]] = 0.9, 0.8, 0.7, 0.6, 0.5
+    one = layer(says={1: IS, 2: HAS}, ranks={1: 0, 2: 1, 5: 1, 8: 2}, cosines=cosines, spread=0.1)
+    found = find_neurons([one], 2)
+    assert grouped(found) == {"labeled": [1], "parts": [2], "near": [5, 6], "candidates": [8]}
+    assert [(group.total, group.stronger) for group in found.groups] == [(1, 0), (1, 0), (3, 2), (1, 2)]
+    assert numbers(found.near) == [1, 2], "the list of a way has all its neurons"
+    ways = {one.neuron.neuron: one.ways for group in found.groups for one in group.neurons}
+    assert ways == {
+        1: ("labeled", "near"),
+        2: ("parts", "near", "candidates"),
+        5: ("near", "candidates"),
+        6: ("near",),
+        8: ("candidates",),
+    }
+    assert {key.neuron for key in found.every()} == ways.keys()
+
+
+def test_the_nearest_by_chance_are_the_last_group() -> None:
+    cosines = np.linspace(0, 0.1, M)
+    one = layer(says={39: IS}, ranks={38: 1}, cosines=cosines, spread=0.1)
+    found = find_neurons([one], 5)
+    assert grouped(found) == {"labeled": [39], "candidates": [38], "near": [37, 36]}
+    assert numbers(found.near) == [39, 38, 37, 36] and found.groups[-1].neurons[0].ways == ()
+    assert list(grouped(find_neurons([layer(says={3: IS})], 5))) == ["labeled"], "no vectors, no group"
+
+
 def test_a_class_that_metadata_know_gives_an_auroc() -> None:
     auroc = np.full(M, 0.5)
     auroc[2], auroc[3] = 0.9, np.nan
@@ -124,6 +156,7 @@ def test_a_concept_is_rows_a_view_and_lines() -> None:
     ]
     rows = pa.table(concept).to_pylist()
     assert len(concept) == len(rows) == 1 and rows[0]["way"] == "labeled" and rows[0]["candidate_rank"] == 0
+    assert rows[0]["ways"] == ["labeled"]
     drawn = concept._repr_html_()
     assert "<b>red</b></b>" not in drawn and "&lt;b&gt;red" in drawn and "labeled so" in drawn
     assert repr(concept).startswith("Concept(1 neuron is labeled")

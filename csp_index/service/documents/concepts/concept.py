@@ -20,10 +20,10 @@ from csp_index.service.documents.concepts.evidence import (
 from csp_index.service.documents.image import has_vectors
 from csp_index.service.documents.maps import placed_maps
 from csp_index.service.snapshot import Snapshot
-from csp_index.studies.concepts.concept import ConceptNeuron, find_neurons
+from csp_index.studies.concepts.concept import WAYS, ConceptNeuron, find_neurons
 from csp_index.studies.concepts.metadata_words import uncompared_values
 from csp_index.studies.concepts.near_words import near_words
-from csp_index.studies.concepts.records import WAYS, Concept, row_of
+from csp_index.studies.concepts.records import Concept, row_of
 from csp_index.studies.concepts.words import checked_word
 
 if TYPE_CHECKING:
@@ -55,8 +55,12 @@ def concept_document(
     classes = tuple(known for layer in layers for known in layer.classes)
     uncompared = uncompared_values(snapshot.store, clean, classes, notes)
     concept = Concept(clean, find_neurons(layers, most), also, by, classes, tuple(notes), uncompared)
-    ways = {way: [_row(snapshot, one) for one in getattr(concept.found, way)] for way in WAYS}
-    return cast(ConceptDocument, concept.as_json() | ways)
+    found, told = concept.found, concept.as_json()
+    rows = {key: _row(snapshot, one) for key, one in found.every().items()}
+    told |= {way: [rows[one.neuron] for one in getattr(found, way)] for way in WAYS}
+    for group, one in zip(told["groups"], found.groups, strict=True):
+        group["neurons"] = [rows[neuron.neuron] for neuron in one.neurons]
+    return cast(ConceptDocument, told)
 
 
 def words_document(snapshot: Snapshot) -> WordsDocument:

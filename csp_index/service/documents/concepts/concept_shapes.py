@@ -8,6 +8,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from csp_index.service.documents.shapes import NeuronRow
+from csp_index.studies.concepts.concept import Way
 
 Fraction = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Cosine = Annotated[FiniteFloat, Field(ge=-1, le=1)]
@@ -27,7 +28,17 @@ class ConceptRow(NeuronRow):
     auroc_by: Annotated[str | None, Field(description="The column that has the class.")]
     auroc_class: str | None
     tells_class: Annotated[bool, Field(description="Whether the AUROC is above 0.5 by more than chance.")]
+    ways: Annotated[list[Way], Field(description="How it answers, the strongest first; none: by chance.")]
     mapped: Annotated[list[int], Field(description="Those of top_images over which `/maps` can lay a veil.")]
+
+
+class ConceptGroup(TypedDict):
+    """The neurons for which a way is the strongest: no other group has them."""
+
+    way: Way
+    total: Annotated[int, Field(description="How many there are, those that are not listed included.")]
+    stronger: Annotated[int, Field(description="How many more answer in this way, and in a stronger one.")]
+    neurons: list[ConceptRow]
 
 
 class ConceptLayer(TypedDict):
@@ -72,7 +83,7 @@ class UncomparedValue(TypedDict):
 
 
 class ConceptDocument(TypedDict):
-    """What the neurons of all layers have to do with a word, in three ways; the best first in each."""
+    """What the neurons of all layers have to do with a word: all those of each way, and in `groups` each once."""
 
     word: str
     sentence: Annotated[str, Field(description="What holds of it, in words.")]
@@ -82,6 +93,7 @@ class ConceptDocument(TypedDict):
         list[ConceptRow], Field(description="Whose concept vectors stand out; where none does, the nearest.")
     ]
     candidates: Annotated[list[ConceptRow], Field(description="Of whose labels it was another candidate.")]
+    groups: Annotated[list[ConceptGroup], Field(description="Each neuron once, by its strongest way.")]
     layers: list[ConceptLayer]
     also: list[OtherWord]
     also_by: Literal["meaning", "spelling"]

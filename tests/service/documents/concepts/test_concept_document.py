@@ -21,7 +21,7 @@ from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.concepts.concept import concept_document, needs_encoder, words_document
 from csp_index.service.live.engine import Engine
 from csp_index.service.snapshot import Snapshot
-from csp_index.studies.concepts.records import WAYS
+from csp_index.studies.concepts.concept import WAYS
 
 
 def ask(served: Served, word: str, **options: Any) -> dict[str, Any]:
@@ -158,7 +158,12 @@ def test_python_and_the_command_say_the_same(planted: Served, word: str) -> None
         assert len(told[way]) == len(document[way])
     assert told["sentence"] == document["sentence"] and told["also_by"] == document["also_by"]
     assert [one["text"] for one in told["also"]] == [one["text"] for one in document["also"]]
-    assert set(concept.pictures) == {NeuronKey.parse(row["neuron"]) for way in WAYS for row in told[way]}
+    rows = [row for way in WAYS for row in told[way]] + [row for group in told["groups"] for row in group["neurons"]]
+    assert set(concept.pictures) == {NeuronKey.parse(row["neuron"]) for row in rows}
+    once = [[row["neuron"] for row in group["neurons"]] for group in document["groups"]]
+    assert once == [[row["neuron"] for row in group["neurons"]] for group in told["groups"]]
+    every = [neuron for group in once for neuron in group]
+    assert len(every) == len(set(every))
     assert "<img" in concept._repr_html_() or not len(concept)
 
 
