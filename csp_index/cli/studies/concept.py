@@ -37,7 +37,7 @@ _WAYS = {
 def concept(db: str, word: str, trust: bool, version: str | None, as_json: bool, **options: Any) -> None:
     """Say which neurons of all layers answer to WORD, in three ways kept apart.
 
-    Neurons whose label is the word, or has it; neurons whose concept vectors are nearer to it than chance gives; and
+    Neurons whose label is the word, or has it; neurons whose concept vectors are nearer to it than to chance words; and
     those that have another label, and the word among their stored candidates. Each with its cosine, its place as a
     candidate, and the AUROC for images of the class that the word names, where neurons were compared with it
     (`csp-index associations`). A neuron that answers in several ways has one line, in the strongest; the JSON has the

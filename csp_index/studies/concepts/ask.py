@@ -22,7 +22,7 @@ from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo, sql_text
 from csp_index.store.tables import Store
 from csp_index.studies.classes.associations import class_sets
-from csp_index.studies.concepts.chance import WORDS, word_cosines, words_spread
+from csp_index.studies.concepts.chance import WORDS, chance_lead, word_cosines
 from csp_index.studies.concepts.concept import LayerEvidence, find_neurons
 from csp_index.studies.concepts.known_classes import known_classes
 from csp_index.studies.concepts.metadata_words import uncompared_values
@@ -121,7 +121,7 @@ def _with_vectors(
 ) -> LayerEvidence:
     vectors = layer_vectors(space.store, space.source, info).vectors
     alive = catalog.neuron_rows(space.store, info)["max"].to_numpy() > 0
-    return replace(one, cosines=word_cosines(vectors, alive, vector), spread=words_spread(vectors[alive], others))
+    return replace(one, cosines=word_cosines(vectors, alive, vector), lead=chance_lead(vectors[alive], others))
 
 
 def _label_vectors(space: TextSpace, words: LabelWords) -> np.ndarray:

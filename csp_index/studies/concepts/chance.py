@@ -1,7 +1,8 @@
 """Above which cosine a neuron is nearer than chance makes the nearest of as many: pure numerics.
 
-Most neurons of a layer are unrelated. Their cosines are taken to be normal: located at the median, and as wide as the
-quartiles say. Those that are related lie far out, and hardly move either.
+Most pairs of neurons are unrelated. Their cosines are taken to be normal: located at the median, and as wide as the
+quartiles say. Those that are related lie far out, and hardly move either. What a word means to a layer is compared with
+chance words: an encoder puts words that it does not know somewhere among those that it knows, and near to some neuron.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import numpy as np
 LEVEL: Final = 0.05
 """How often the nearest of all neurons, were they unrelated, would be above the floor."""
 
-WORDS: Final = 64
-"""Words of the vocabulary whose cosines with a layer's neurons say how wide those of unrelated ones are."""
+WORDS: Final = 1024
+"""Words of the vocabulary that say what words are like: from those `chance_lead` draws chance words."""
 
 _LEAST = 20  # values; of fewer the width is not known
 _LEAST_NEURONS = 8  # of fewer the median is not known
+_LEAST_WORDS = 64  # of fewer nobody can say how words vary
+_DRAWN = 256  # chance words
+_AT_ONCE = 32
 _PAIRS = 2**14  # pairs of two layers that are looked at: their quartiles are then known to 1 % of the width
 _QUARTILE = NormalDist().inv_cdf(0.75)  # standard deviations from the median to a quartile
 
@@ -58,23 +62,48 @@ def pairs_floor(cosines: np.ndarray, candidates: int) -> float | None:
     return None if width is None else chance_floor(float(np.median(cosines)), width, candidates)
 
 
-def word_floor(cosines: np.ndarray, width: float | None) -> float | None:
+def word_floor(cosines: np.ndarray, lead: float | None) -> float | None:
     """Return the floor of the neurons nearest to a word, from their cosines [M] with it, NaN where there is none.
 
-    `width` is the spread of other words' cosines (`words_spread`); None takes it from this word's own.
+    `lead` is by how much the nearest is above the median for chance words (`chance_lead`); None takes the spread of
+    this word's own cosines.
     """
     known = cosines[np.isfinite(cosines)]
     if len(known) < _LEAST_NEURONS:
         return None
-    return chance_floor(float(np.median(known)), spread(known) if width is None else width, len(known))
+    middle = float(np.median(known))
+    return chance_floor(middle, spread(known), len(known)) if lead is None else min(1.0, middle + lead)
 
 
-def words_spread(vectors: np.ndarray, words: np.ndarray) -> float | None:
-    """Return how widely cosines of neurons [M, D] with unrelated words [S, D] (unit rows) lie around each median."""
+def chance_lead(vectors: np.ndarray, words: np.ndarray) -> float | None:
+    """Return by how much the nearest of neurons [M, D] is above their median for 95 of 100 chance words, at most.
+
+    Chance words are drawn from the normal distribution that has the mean and the covariance of words [S, D] of the
+    vocabulary (unit rows): they vary as words do, and mean none. Of fewer than 64 words the cosines with the words
+    themselves are taken to be normal. None without words or neurons.
+
+    >>> some = np.eye(8, dtype=np.float32)
+    >>> chance_lead(some, some[:0]) is None
+    True
+    """
     if not len(vectors) or not len(words):
         return None
-    cosines = np.einsum("md,sd->ms", vectors, words)
-    return spread((cosines - np.median(cosines, axis=0)).ravel())
+    if len(words) < _LEAST_WORDS:
+        cosines = np.einsum("md,sd->ms", vectors, words)
+        width = spread((cosines - np.median(cosines, axis=0)).ravel())
+        return None if width is None else chance_floor(0.0, width, len(vectors))
+    parts = (vectors @ part.T for part in np.split(chance_words(words), _DRAWN // _AT_ONCE))
+    leads = [cosines.max(axis=0) - np.median(cosines, axis=0) for cosines in parts]
+    return float(np.quantile(np.concatenate(leads), 1 - LEVEL))
+
+
+def chance_words(words: np.ndarray) -> np.ndarray:
+    """Return unit rows [256, D] that vary as words [S, D] do, which the seed 0 draws."""
+    middle = words.mean(axis=0)
+    weights = np.random.default_rng(0).standard_normal((_DRAWN, len(words)), np.float32) / np.sqrt(len(words))
+    drawn = middle + weights @ (words - middle)  # its covariance is that of the words
+    unit: np.ndarray = drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12)
+    return unit.astype(np.float32)
 
 
 def word_cosines(vectors: np.ndarray, alive: np.ndarray, word: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ class LayerEvidence:
     those that a reader gave, `uncertain` those that may be others. `ranks` is the place of the word among the stored
     candidates behind the label, 0 first and -1 for none, `scores` its score there (NaN). `cosines` are those of the
     concept vectors with the word's embedding, NaN for neurons without one; None where the embedding is not at hand.
-    `spread` is that of the cosines with other words (`chance.words_spread`).
+    `lead` is by how much the nearest neuron leads for chance words (`chance.chance_lead`).
     """
 
     key: LayerKey
@@ -48,7 +48,7 @@ class LayerEvidence:
     ranks: np.ndarray
     scores: np.ndarray
     cosines: np.ndarray | None
-    spread: float | None = None
+    lead: float | None = None
     classes: Sequence[KnownClass] = ()
 
 
@@ -56,8 +56,9 @@ class LayerEvidence:
 class ConceptNeuron:
     """A neuron and a word: what its label, its concept vector, the candidates of its label and metadata say of it.
 
-    `above_layer` is the share of its layer's neurons whose vectors are less near; `stands_out`: nearer than chance
-    makes the nearest of as many (`concepts.chance`). `auroc` is for the images of the class that the word names.
+    `above_layer` is the share of its layer's neurons whose vectors are less near; `stands_out`: nearer than the
+    nearest neuron is to 95 of 100 chance words (`concepts.chance`). `auroc` is for the images of the class that the
+    word names.
     """
 
     neuron: NeuronKey
@@ -170,7 +171,7 @@ def find_neurons(layers: Sequence[LayerEvidence], most: int) -> FoundNeurons:
 
 
 def _floor(layer: LayerEvidence) -> float | None:
-    return None if layer.cosines is None else word_floor(layer.cosines, layer.spread)
+    return None if layer.cosines is None else word_floor(layer.cosines, layer.lead)
 
 
 def _above(layer: LayerEvidence, floor: float | None) -> np.ndarray:

@@ -43,7 +43,7 @@ def _of_vectors(found: FoundNeurons) -> str:
         return f"By concept vector {nearest} is nearest, of too few neurons to tell it from chance."
     count = sum(counts)
     if not count:
-        return f"No concept vector is nearer to it than chance gives: the nearest is that of {nearest}."
+        return f"By concept vector no neuron answers to it more than to chance words: {nearest} is nearest."
     if count == 1:
         return f"By concept vector {nearest} stands out."
     return f"By concept vector {count:,} stand out, {nearest} first."

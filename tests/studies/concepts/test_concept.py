@@ -33,7 +33,7 @@ def layer(key: LayerKey = KEY, **values: Any) -> LayerEvidence:
         for neuron, value in values[name].items():
             columns[name][neuron] = value
     return LayerEvidence(
-        key, **columns, cosines=values.get("cosines"), spread=values.get("spread"), classes=values.get("classes", ())
+        key, **columns, cosines=values.get("cosines"), lead=values.get("lead"), classes=values.get("classes", ())
     )
 
 
@@ -72,7 +72,7 @@ def test_vectors_that_stand_out_are_near_over_all_layers() -> None:
     ]
     assert found.near[0].above_layer == 1.0 and found.near[2].above_layer == pytest.approx(38 / 39)
     assert [one.standing_out for one in found.layers] == [1, 2]
-    flat = find_neurons([layer(cosines=rng.normal(0, 0.05, M), spread=0.05), layer(OTHER)], 10)
+    flat = find_neurons([layer(cosines=rng.normal(0, 0.05, M), lead=0.2), layer(OTHER)], 10)
     assert len(flat.near) == 4 and not any(one.stands_out for one in flat.near), (
         "the nearest, and that chance gives as much"
     )
@@ -85,7 +85,7 @@ def grouped(found: Any) -> dict[str, list[int]]:
 def test_groups_have_each_neuron_once_in_its_strongest_way() -> None:
     cosines = np.zeros(M)
     cosines[[1, 2, 5, 6, 7]] = 0.9, 0.8, 0.7, 0.6, 0.5
-    one = layer(says={1: IS, 2: HAS}, ranks={1: 0, 2: 1, 5: 1, 8: 2}, cosines=cosines, spread=0.1)
+    one = layer(says={1: IS, 2: HAS}, ranks={1: 0, 2: 1, 5: 1, 8: 2}, cosines=cosines, lead=0.3)
     found = find_neurons([one], 2)
     assert grouped(found) == {"labeled": [1], "parts": [2], "near": [5, 6], "candidates": [8]}
     assert [(group.total, group.stronger) for group in found.groups] == [(1, 0), (1, 0), (3, 2), (1, 2)]
@@ -103,7 +103,7 @@ def test_groups_have_each_neuron_once_in_its_strongest_way() -> None:
 
 def test_the_nearest_by_chance_are_the_last_group() -> None:
     cosines = np.linspace(0, 0.1, M)
-    one = layer(says={39: IS}, ranks={38: 1}, cosines=cosines, spread=0.1)
+    one = layer(says={39: IS}, ranks={38: 1}, cosines=cosines, lead=0.3)
     found = find_neurons([one], 5)
     assert grouped(found) == {"labeled": [39], "candidates": [38], "near": [37, 36]}
     assert numbers(found.near) == [39, 38, 37, 36] and found.groups[-1].neurons[0].ways == ()
@@ -130,10 +130,10 @@ SENTENCES = {
         layer(OTHER, says={0: IS}),
     ],
     "No neuron is labeled “red”. By concept vector net/one/5 (cosine 0.90) stands out.": [
-        layer(cosines=np.eye(M)[5] * 0.9, spread=0.1)
+        layer(cosines=np.eye(M)[5] * 0.9, lead=0.3)
     ],
-    "No neuron is labeled “red”. No concept vector is nearer to it than chance gives: the nearest is that of net/one/5 "
-    "(cosine 0.20).": [layer(cosines=np.eye(M)[5] * 0.2, spread=0.1)],
+    "No neuron is labeled “red”. By concept vector no neuron answers to it more than to chance words: net/one/5 "
+    "(cosine 0.20) is nearest.": [layer(cosines=np.eye(M)[5] * 0.2, lead=0.3)],
 }
 
 

@@ -21,7 +21,7 @@ class ConceptRow(NeuronRow):
     by_reader: Annotated[bool, Field(description="Whether a reader gave the label.")]
     similarity: Annotated[Cosine | None, Field(description="Of its concept vector with the word; null: not known.")]
     above_layer: Annotated[Fraction | None, Field(description="The share of its layer's neurons that are less near.")]
-    stands_out: Annotated[bool, Field(description="Nearer than chance makes the nearest of as many neurons.")]
+    stands_out: Annotated[bool, Field(description="Nearer than the nearest neuron is to 95 of 100 chance words.")]
     candidate_rank: Annotated[int | None, Field(description="The word's place among the stored candidates, 0 first.")]
     candidate_score: FiniteFloat | None
     auroc: Annotated[Fraction | None, Field(description="For the images of the class that the word names.")]
@@ -51,7 +51,7 @@ class ConceptLayer(TypedDict):
     parts: int
     candidates: int
     standing_out: Annotated[int | None, Field(description="By concept vector; null: not known.")]
-    floor: Annotated[Cosine | None, Field(description="The cosine that the nearest neuron has by chance.")]
+    floor: Annotated[Cosine | None, Field(description="The cosine that the nearest neuron has with chance words.")]
 
 
 class OtherWord(TypedDict):

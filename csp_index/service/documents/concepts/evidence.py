@@ -20,7 +20,7 @@ from csp_index.service.documents.search import compared_layers
 from csp_index.service.documents.studies.classes import stored_sets
 from csp_index.service.layer_table import LayerTable, MethodLabels
 from csp_index.service.snapshot import Snapshot
-from csp_index.studies.concepts.chance import WORDS, word_cosines, words_spread
+from csp_index.studies.concepts.chance import WORDS, chance_lead, word_cosines
 from csp_index.studies.concepts.concept import LayerEvidence
 from csp_index.studies.concepts.known_classes import KnownClass, known_classes
 from csp_index.studies.concepts.words import LabelWords, normal
@@ -117,7 +117,7 @@ def layer_evidence(
         key, labels = table.info.key, table.labels()
         neurons, nothing = table.info.neurons, np.full(table.info.neurons, -1, np.int32)
         cosines = _cosines(engine, table, vector, notes) if vector is not None and key in compared else None
-        spread = None if cosines is None else _spread(snapshot, engine, key)
+        lead = None if cosines is None else _lead(snapshot, engine, key)
         ranks, scores = nothing, np.full(neurons, np.nan)
         if labels is not None:
             ranks, scores = _candidates(snapshot, table, labels).ranks(labels, word)
@@ -131,7 +131,7 @@ def layer_evidence(
                 ranks,
                 scores,
                 cosines,
-                spread,
+                lead,
                 _classes(snapshot, key, word),
             )
         )
@@ -163,14 +163,14 @@ def _cosines(engine: Engine, table: LayerTable, vector: np.ndarray, notes: list[
     return word_cosines(concepts.vectors, concepts.alive & ~table.dead, vector)
 
 
-def _spread(snapshot: Snapshot, engine: Engine, key: LayerKey) -> float | None:
-    """Return how widely the cosines of a layer's neurons with words of the vocabulary lie; None without one."""
+def _lead(snapshot: Snapshot, engine: Engine, key: LayerKey) -> float | None:
+    """Return by how much the nearest neuron of a layer leads for chance words; None without a vocabulary."""
 
     def read() -> float | None:
         concepts = engine.concepts(key)
-        return words_spread(concepts.vectors[concepts.alive], engine.models().sample_texts(WORDS))
+        return chance_lead(concepts.vectors[concepts.alive], engine.models().sample_texts(WORDS))
 
-    return snapshot.cache.get(("words spread", key), read, lambda value: 64)
+    return snapshot.cache.get(("chance lead", key), read, lambda value: 64)
 
 
 def _classes(snapshot: Snapshot, key: LayerKey, word: str) -> list[KnownClass]:
