@@ -23,14 +23,11 @@ from starlette.responses import Response
 
 _EVERY: Final = ("keyboard.js", "lightbox.js", "edition.js")  # scripts of every page
 JOINED: Final[Mapping[str, tuple[str, ...]]] = {
-    "page.js": ("keyboard.js", "lightbox.js", "edition.js"),
-    "neuron-page.js": ("veils.js", "where.js", "copy.js", "review.js", "neuron.js"),
-    "mute-page.js": ("veils.js", "copy.js", "review.js"),
-    "map-page.js": ("atlas.js", "map.js"),
     "head.js": ("theme.js", "later.js"),
     "page.js": _EVERY,
     "neuron-page.js": (*_EVERY, "veils.js", "where.js", "copy.js", "review.js", "neuron.js"),
     "mute-page.js": (*_EVERY, "veils.js", "copy.js", "review.js"),
+    "map-page.js": (*_EVERY, "atlas.js", "map.js"),
     "neuron-page.css": ("style.css", "neuron.css", "review.css"),
 }
 """Files that are sent as one, by the name of the whole. Scripts become one module; each keeps its own names."""
