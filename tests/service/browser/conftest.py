@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, site: str) -> Iterator[Any]:
     """A page that fails the test where its scripts fail, or anything but its own host is asked."""
     context = browser.new_context(base_url=site, viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)  # a busy machine
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site)
     page, wrong = context.new_page(), list[str]()
     page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
