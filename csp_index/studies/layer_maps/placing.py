@@ -27,6 +27,7 @@ SAMPLE: Final = 4_096
 _NEAR: Final = 30  # nearest neurons that clusters rest on, at least: with fewer their borders fray
 _CORE: Final = 5  # of these, those whose distance says how dense it is around a neuron
 _BLOCK: Final = 1_024  # neurons whose nearest are searched at a time
+_WIDTH: Final = 1e-3  # of a line, as UMAP begins with it
 _APART: Final = 2.0  # the largest distance of unit vectors
 
 
@@ -185,7 +186,7 @@ def _fit(
         n_neighbors=neighbors,
         min_dist=min_dist,
         metric="cosine",
-        init=plane,
+        init=_with_width(plane, seed),
         random_state=seed,
         n_jobs=1,  # as a seed demands
         precomputed_knn=(np.ascontiguousarray(nearest, np.int32), np.ascontiguousarray(distances), None),
@@ -197,6 +198,13 @@ def _fit(
     if not np.isfinite(places).all():
         raise StudyError("UMAP found no places for some neurons: try another number of neighbors")
     return places
+
+
+def _with_width(plane: np.ndarray, seed: int) -> np.ndarray:
+    """Return the plane as UMAP begins on it, which divides by its width and height: a line gets some."""
+    if np.ptp(plane, axis=0).all():
+        return plane
+    return plane + np.random.default_rng(seed).normal(0, _WIDTH, plane.shape)
 
 
 class _Told(io.StringIO):

@@ -109,6 +109,14 @@ def test_equal_vectors_are_refused(neurons: int) -> None:
         placing.place(np.repeat(grouped(1, 1), neurons, axis=0), 15, 0.1, 3, 0, silent)
 
 
+def test_neurons_of_two_kinds_have_places() -> None:
+    """Their vectors lie on a line, whose width is 0."""
+    pytest.importorskip("umap")
+    vectors = np.repeat(np.eye(8, dtype=np.float32)[:2], 6, axis=0)
+    found = placing.place(vectors, 5, 0.1, 3, 0, silent)
+    assert np.isfinite(found.places).all() and found.clusters.tolist() == [0] * 6 + [1] * 6
+
+
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
