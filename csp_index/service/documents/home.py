@@ -47,7 +47,7 @@ def random_neuron(snapshot: Snapshot, rng: random.Random) -> NeuronKey:
     firing = [(row, row["neurons"] - row["dead"]) for row in snapshot.layer_rows()]
     firing = [(row, count) for row, count in firing if count > 0]
     if not firing:
-        raise NotFoundError("the index has no neuron that fires: index a network with `csp-index index --model`")
+        raise NotFoundError("the index has no neuron that fires: index a network with `csp-index index --network`")
     row = rng.choices([row for row, _ in firing], [count for _, count in firing])[0]
     key = LayerKey(row["model"], row["name"])
     alive = np.flatnonzero(~snapshot.layer(key).dead)
