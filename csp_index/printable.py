@@ -13,6 +13,7 @@ from typing import Any
 # C0, DEL and C1; line and paragraph separators; what changes the direction of writing; halves of surrogate pairs.
 _HIDDEN = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _VALUE = re.compile(f"[{_HIDDEN}]")
+_TURN = re.compile("[\u202a-\u202e\u2066-\u2069]")  # what turns the direction of writing for all that follows
 _FOLDERS = re.compile(r"""(?<![\w.~])(?:~|\.{1,2})?/(?:[^\s/:'"]+/)+""")
 
 
@@ -23,6 +24,17 @@ def printable(value: object) -> str:
     red\x1b[2J\n
     """
     return _VALUE.sub(_spelled, str(value))
+
+
+def not_turned(value: Any) -> Any:
+    r"""Return a text for a page, whose characters that would turn the direction of other text are spelled out.
+
+    Letters written from right to left stay as they are; so do values that are no plain text, also markup.
+
+    >>> ascii(not_turned("red\u202e evil \u05d0"))
+    "'red\\\\u202e evil \\u05d0'"
+    """
+    return _TURN.sub(_spelled, value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def printable_json(value: Any) -> str:

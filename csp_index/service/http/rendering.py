@@ -24,6 +24,7 @@ from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.evaluation.report.rendering import CompiledOnce
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
+from csp_index.printable import not_turned
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.maps import veil as draw_veil
@@ -213,6 +214,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        finalize=not_turned,
     )
     filters = (
         figure,

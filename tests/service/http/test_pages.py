@@ -116,6 +116,13 @@ def test_hostile_labels_are_shown_as_text(client: TestClient, address: str) -> N
     assert any(word in text for word in (EVIL, QUOTES)) and "ring 49" not in text
 
 
+@pytest.mark.parametrize("address", ["/search?q=", "/concepts/"])
+def test_nothing_turns_the_direction_of_a_page(client: TestClient, address: str) -> None:
+    reply = client.get(address + quote("live\u202e \u05d0"))
+    assert reply.status_code == 200 and "\u202e" not in reply.text
+    assert "live\\u202e \u05d0" in reply.text
+
+
 def test_hostile_labels_lead_to_the_pages_of_their_words(client: TestClient) -> None:
     words = client.get("/concepts.json").json()["words"]
     assert {one["text"] for one in words} <= set(WORDS) and words
