@@ -54,7 +54,8 @@ def kept_frames(
         if requested:
             for info in (info for info in some if grids[info.what] is None):
                 _log.warning("%s has no activation maps: its neurons have no places in the image", info.key)
-        side = _side(network) if any(grids.values()) else None
+        new = any(grids[info.what] is not None and not has_maps(store, info) for info in some)
+        side = _side(network) if new else None  # of maps that are there already it is stored
         for info in some:
             if (grid := grids[info.what]) is not None:
                 frames[info.what] = stored_frame(store, info) or Frame(*coarse_grid(grid), side)
