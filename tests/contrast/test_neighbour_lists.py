@@ -72,8 +72,15 @@ def table_of(index: Index) -> str:
     return column_tables.neighbours_table(catalog.encoder(index.store).name)
 
 
-@pytest.mark.parametrize("held", ["100000000", "1"], ids=["held", "fetched"])
-@pytest.mark.parametrize("kept", [128, 40], ids=["long", "short"])
+@pytest.mark.parametrize(
+    ("held", "kept"),
+    [
+        pytest.param("100000000", 128, id="held, long"),
+        pytest.param("1", 40, id="fetched, short"),
+        pytest.param("100000000", 40, id="held, short", marks=pytest.mark.slow),
+        pytest.param("1", 128, id="fetched, long", marks=pytest.mark.slow),
+    ],
+)
 def test_one_neuron_sees_the_same_with_and_without_kept_lists(tmp_path, monkeypatch, held, kept):
     monkeypatch.setenv("CSP_INDEX_HELD_BYTES", held)
     monkeypatch.setattr(list_products, "KEPT", kept)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,7 @@ def diffusion_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_diffusers_pipeline_draws_from_disk(diffusion_directory: Path) -> None:
     made = load_generator(f"diffusers:{diffusion_directory}", device="cpu")
+    made._pipeline = partial(made._pipeline, num_inference_steps=4)  # of 50
     two = made.generate("red star", 2, 0)
     assert [picture.size for picture in two] == [(8, 8)] * 2
     assert made.generate("red star", 1, 0)[0].tobytes() == two[0].tobytes() != two[1].tobytes()
@@ -321,6 +323,7 @@ def _original(side: int = 20, prompt: str = "") -> Original:
 def test_a_diffusers_pipeline_varies_a_picture_from_disk(
     diffusion_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STEPS", "4")
     made = load_variants(f"diffusers:{diffusion_directory}", device="cpu")
     two = make_variants(made, _original(prompt="red star"), 2, 0)
     assert not isinstance(two, str)
@@ -347,6 +350,7 @@ def test_a_diffusers_pipeline_varies_a_picture_from_disk(
 def test_less_noise_leaves_more_of_the_original(diffusion_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distance = {}
     original = _original(side=8)
+    monkeypatch.setenv("CSP_INDEX_VARIANT_STEPS", "10")
     for strength in ("0.1", "1.0"):
         monkeypatch.setenv("CSP_INDEX_VARIANT_STRENGTH", strength)
         made = load_variants(f"diffusers:{diffusion_directory}", device="cpu").variants(original, 2, 0)

@@ -81,7 +81,7 @@ def test_lines_say_the_figures_and_what_is_undefined(judged):
     assert agreement_rows(np.array([[0, -1], [-1, 0]]), ["ann", "bob"]) == []
 
 
-def test_the_report_and_its_data_have_what_people_say(judged, tmp_path):
+def test_the_report_and_its_data_have_what_people_say(judged, tmp_path, uncharted):
     index, evaluation, _ = judged
     page = index.report(evaluation, tmp_path / "report").read_text()
     assert 'id="people"' in page and "Cohen&#39;s kappa" in page and f"{2 * RATED} pairs" not in page
@@ -89,7 +89,7 @@ def test_the_report_and_its_data_have_what_people_say(judged, tmp_path):
     assert data["raters"] == 2 and len(data["agreement"]) == 3 and data["methods"]
 
 
-def test_without_ratings_the_report_has_no_such_part(tmp_path):
+def test_without_ratings_the_report_has_no_such_part(tmp_path, uncharted):
     index = make_reviewed(tmp_path)
     options = EvaluationOptions(methods=parse_methods(["csp"]), logit_scale=10.0)
     evaluation = index.evaluate(LAYER, options, vocabulary=WORDS)

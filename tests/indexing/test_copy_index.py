@@ -28,7 +28,7 @@ def names(db: Path) -> list[str]:
     return [Path(row["uri"]).stem for row in open_index(db).sql("SELECT uri FROM images ORDER BY image_id").rows()]
 
 
-@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("storage", ["dense", pytest.param("sparse", marks=pytest.mark.slow)])
 def test_the_copy_is_the_index_without_these_images(images, tmp_path, storage, monkeypatch) -> None:
     monkeypatch.setenv("CSP_INDEX_ACTIVATION_STORAGE", storage)
     index = open_index(tmp_path / "db")

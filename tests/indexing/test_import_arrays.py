@@ -243,7 +243,7 @@ class Killed(BaseException):
     """What a kill is to a test."""
 
 
-@pytest.mark.parametrize("after", [1, 3, 6])
+@pytest.mark.parametrize("after", [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 6))])
 def test_a_killed_import_goes_on_with_equal_tables(tmp_path, paths, after, monkeypatch):
     monkeypatch.setattr(import_arrays, "_GROUP_BYTES", 1)  # a shard a commit
     whole = contents(take_in(tmp_path / "whole", paths, shard_size=9).store)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from checkout import python_path
 from indexed import ENCODER, NETWORK, contents
+from killing import killed_at
 from PIL import Image
 
 from csp_index import CspIndexError, NetworkSource, open_index
@@ -192,15 +193,31 @@ def kill_and_compare(tmp_path: Path, kills: int, images: int) -> None:
     assert set(states[:-1]) <= {"interrupted", "done"}
 
 
-def test_trap_1_a_killed_pass_is_resumed_and_never_read_as_zeros(tmp_path):
-    kill_and_compare(tmp_path, 1, 80)
+def test_trap_1_a_killed_pass_is_resumed_and_never_read_as_zeros(images, tmp_path):
+    (images / "c.png").write_bytes(b"broken")
+    with killed_at(10**6) as whole:
+        add(tmp_path / "whole", images, shard_size=8)
+    steps = 10**6 - whole.left
+    for step in (steps * 2 // 3, steps // 3):
+        with killed_at(step) as kill:
+            add(tmp_path / "db", images, shard_size=8)
+        assert kill.done
+        assert open_index(tmp_path / "db").status()["images"] in (0, 8, 16), "whole shards alone are shown"
+    with killed_at(10**6) as rest:
+        add(tmp_path / "db", images, shard_size=8)
+    assert 10**6 - rest.left < steps, "it goes on where it stopped"
+    assert contents(tmp_path / "db") == contents(tmp_path / "whole")
+    states = [row["state"] for row in open_index(tmp_path / "db").status()["runs"]]
+    assert states == ["interrupted", "interrupted", "done"]
 
 
 @pytest.mark.slow
-def test_ten_kills(tmp_path):
-    kill_and_compare(tmp_path, 10, 400)
+@pytest.mark.parametrize(("kills", "pictures"), [(1, 80), (10, 400)])
+def test_processes_that_are_killed(tmp_path, kills, pictures):
+    kill_and_compare(tmp_path, kills, pictures)
 
 
+@pytest.mark.slow
 def test_processes_that_decode_change_nothing(images, tmp_path, monkeypatch):
     real = loader._Pools.submit
 
@@ -217,21 +234,16 @@ def test_processes_that_decode_change_nothing(images, tmp_path, monkeypatch):
 
 def test_where_models_run_elsewhere_than_on_the_cpu_processes_decode_unasked(images, tmp_path, monkeypatch):
     started: list[int] = []
-    real, submit = loader._Pools.__init__, loader._Pools.submit
+    real = loader._Pools.__init__
 
     def counted(pools, preprocess, size, draft, workers):
         started.append(workers)
-        real(pools, preprocess, size, draft, workers)
-
-    def patient(pools, jobs):
-        futures.wait(pools._starting)
-        return submit(pools, jobs)
+        real(pools, preprocess, size, draft, 0)  # none starts: what processes give is tested above
 
     add(tmp_path / "cpu", images)
     monkeypatch.setattr(loader, "_GPU_IMAGES", 20)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     monkeypatch.setattr(loader._Pools, "__init__", counted)
-    monkeypatch.setattr(loader._Pools, "submit", patient)
     monkeypatch.setattr(fakes.FakeEncoder, "device", torch.device("mps"))  # in name: it computes where it did
     add(tmp_path / "elsewhere", images)
     assert started == [1]

@@ -263,13 +263,19 @@ def test_no_process_outlives_the_one_that_started_it(index):
     pytest.fail("the process that waited is still there")
 
 
+@pytest.fixture(scope="module")
+def without_layers(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Three images and an encoder."""
+    folder = tmp_path_factory.mktemp("without layers")
+    made = open_index(folder / "db")
+    made.add_images(write_images(folder / "images", 3), encoders=["python:fakes:encoder"])
+    return made
+
+
 @pytest.mark.parametrize("title", sql_sandbox._EXAMPLES)
 @pytest.mark.parametrize("layers", [True, False])
-def test_every_example_runs_on_any_index(title, layers, index, tmp_path):
-    if not layers:
-        index = open_index(tmp_path / "db")
-        index.add_images(write_images(tmp_path / "images", 3), encoders=["python:fakes:encoder"])
-    result = index.sql(sql_sandbox._EXAMPLES[title])
+def test_every_example_runs_on_any_index(title, layers, index, without_layers):
+    result = (index if layers else without_layers).sql(sql_sandbox._EXAMPLES[title])
     assert len(result) > 0 or not layers
     json.dumps(result.as_json(), allow_nan=False)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from browsing import CLI, lives
+from planted import make_arrays
 from uvicorn.config import STARTUP_FAILURE
 
 from csp_index.errors import SettingError
@@ -87,16 +88,22 @@ def started(index: Path, folder: Path) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def pair(served_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index without models, which each process would load for some seconds."""
+    return make_arrays(tmp_path_factory.mktemp("arrays"))
+
+
+@pytest.fixture(scope="module")
+def pair(db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """A service that serves on whatever is done to one of its processes."""
-    with started(served_db, tmp_path_factory.mktemp("pair")) as found:
+    with started(db, tmp_path_factory.mktemp("pair")) as found:
         yield found
 
 
 @pytest.fixture
-def doomed(served_db: Path, tmp_path: Path) -> Iterator[Pair]:
+def doomed(db: Path, tmp_path: Path) -> Iterator[Pair]:
     """A service that a test ends."""
-    with started(served_db, tmp_path) as found:
+    with started(db, tmp_path) as found:
         yield found
 
 
@@ -197,8 +204,8 @@ def test_a_process_that_cannot_start_says_why_and_ends_the_others(
     assert code() == 1 and naps == [supervisor._AGAIN_SECONDS]
 
 
-def test_no_process_at_all_is_refused(run, served_db, monkeypatch):
-    assert run("serve", served_db, "--workers", 0).status == 2
+def test_no_process_at_all_is_refused(run, db, monkeypatch):
+    assert run("serve", db, "--workers", 0).status == 2
     monkeypatch.setenv("CSP_INDEX_SERVE_WORKERS", "0")
     with pytest.raises(SettingError, match="serve_workers"):
         ServiceSettings()

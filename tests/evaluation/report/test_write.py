@@ -158,7 +158,7 @@ def test_the_heading_tells_layer_images_split_and_encoders(written):
         ({"judge": "b", "same_encoder": True}, True),
     ],
 )
-def test_one_encoder_in_both_roles_is_told(tmp_path, settings, told):
+def test_one_encoder_in_both_roles_is_told(tmp_path, uncharted, settings, told):
     judged = tiny(neurons=3)
     judged.settings.update(settings)
     assert ("The same encoder chose" in text_of(write_report(judged, tmp_path / "out"))) == told
@@ -171,11 +171,11 @@ def test_kinds_stand_apart_and_controls_are_named(outline, written):
     assert "its score is that of a meaningless label" in text_of(written)
 
 
-def test_without_a_control_the_floor_is_said_to_be_unknown(tmp_path):
+def test_without_a_control_the_floor_is_said_to_be_unknown(tmp_path, uncharted):
     assert "the floor is unknown" in text_of(write_report(tiny(neurons=3), tmp_path / "out"))
 
 
-def test_only_the_paired_test_gives_a_star(tmp_path):
+def test_only_the_paired_test_gives_a_star(tmp_path, uncharted):
     rows = [row(i, "a", "simulation", 0.5 + 0.01 * i) for i in range(20)]
     rows += [row(i, "b", "simulation", 0.5 + 0.01 * i + (0.02 if i % 2 else -0.019)) for i in range(20)]
     rows += [row(i, "c", "simulation", 0.1 + 0.01 * i) for i in range(20)]
@@ -197,7 +197,7 @@ def test_generated_images_never_stand_alone(tmp_path, outline, page):
     assert "cannot punish a label" in page
 
 
-def test_a_method_without_a_companion_value_has_its_cosy_values_withheld(tmp_path):
+def test_a_method_without_a_companion_value_has_its_cosy_values_withheld(tmp_path, uncharted):
     rows = [row(i, method, "cosy-auc", 0.9125) for i in range(6) for method in ("csp", "pmi")]
     rows += [row(i, "csp", "simulation", 0.5) for i in range(6)]
     rows += [row(i, "pmi", "simulation", None) for i in range(6)]
@@ -241,7 +241,7 @@ def test_json_and_csv_hold_the_same(written, tables):
         assert list(lines[0]) == table.column_names
 
 
-def test_what_is_no_number_becomes_null(tmp_path):
+def test_what_is_no_number_becomes_null(tmp_path, uncharted):
     judged = tiny(neurons=3, odd=float("nan"), where=Path("labels.csv"))
     rows = [*judged.values.to_pylist(), row(9, "csp", "simulation", float("inf"), note="why")]
     path = write_report(made(rows, **judged.settings), tmp_path / "out")
@@ -346,13 +346,13 @@ def test_the_metrics_own_test_and_the_calibration_are_drawn(page, written):
     assert "pearson passes passes" in text and 'id="calibration"' in page
 
 
-def test_the_metrics_own_test_may_come_as_rows(tmp_path):
+def test_the_metrics_own_test_may_come_as_rows(tmp_path, uncharted):
     rows = [dataclasses.asdict(line) for line in sanity_report().rows]
     one, two = (write_report(tiny(neurons=3), tmp_path / "out", None, sanity) for sanity in (rows, sanity_report()))
     assert one == two and 'id="sanity"' in two.read_text()
 
 
-def test_where_the_best_two_agree_the_next_that_differs_is_shown(tmp_path):
+def test_where_the_best_two_agree_the_next_that_differs_is_shown(tmp_path, uncharted):
     rows = []
     for i in range(8):
         rows += [row(i, "pmi", "simulation", 0.9), row(i, "csp", "simulation", 0.9)]

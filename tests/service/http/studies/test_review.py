@@ -208,7 +208,7 @@ def answer(client: TestClient, rater: str, verdict: str):
     return question, reply
 
 
-@pytest.mark.parametrize("draw", ["importance", "uniform"])
+@pytest.mark.parametrize("draw", ["importance", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_everybody_is_asked_the_same_and_each_answer_is_kept_with_its_weight(db, draw):
     with serving(db, rate=True, draw=draw, rate_pictures=3) as client:
         asked = {
