@@ -115,7 +115,7 @@ class Index(StudyReader):
 
     def __getitem__(self, address: str) -> LayerView | NeuronView:
         """Return a layer (`index["m/l"]`, as `layers` has it) or a neuron (`index["m/l/7"]`, as `view` returns it)."""
-        return self.view(address) if address.count("/") > 1 else self.layers[address]
+        return self.view(address) if str(address).count("/") > 1 else self.layers[str(address)]
 
     def add_layer(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from csp_index.errors import NotFoundError
 from csp_index.printable import printable
+from csp_index.query.items import Items
 from csp_index.query.picture_html import Tile, tiles_html
 from csp_index.query.results import SqlResult, Tabular
 from csp_index.query.stored_pictures import StoredPictures
@@ -96,7 +97,7 @@ class LayerView(Tabular):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Layers(Tabular, Sequence[LayerView]):
+class Layers(Tabular, Items[LayerView]):
     """The layers of an index, in the order they were added; `layers["m/l"]` is one of them, and so is `layers[0]`."""
 
     views: tuple[LayerView, ...]
@@ -119,6 +120,10 @@ class Layers(Tabular, Sequence[LayerView]):
                 return view
         known = ", ".join(str(view.key) for view in self.views) or "none"
         raise NotFoundError(f"layer {key} is not in the index (has: {known})")
+
+    def __contains__(self, layer: object) -> bool:
+        """Return whether a layer is in the index, by its address or as one of these."""
+        return layer in self.views or layer in [str(view.key) for view in self.views]
 
     def __repr__(self) -> str:
         return f"Layers({'; '.join(f'{printable(view.key)}: {view.counts()}' for view in self.views) or 'none'})"

@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO, overload
@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from csp_index.errors import QueryError, one_line
 from csp_index.printable import printable, printable_json
+from csp_index.query.items import Items
 from csp_index.query.label_html import LabelDrawer
 from csp_index.query.stored_pictures import StoredPictures, StoredVeils
 from csp_index.records import Label
@@ -136,7 +137,7 @@ class SqlResult(Tabular):
 
 
 @dataclass(frozen=True, slots=True)
-class Labels(Tabular, Sequence[Label]):
+class Labels(Tabular, Items[Label]):
     """The labels of several neurons, in neuron order; one row a neuron and candidate as a table."""
 
     labels: tuple[Label, ...]

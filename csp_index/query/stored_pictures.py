@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from csp_index.errors import SourceError
 from csp_index.records import NeuronKey
@@ -14,14 +13,15 @@ from csp_index.store.values.activation_maps import neuron_maps
 from csp_index.store.values.derived_images import derived_rows, is_derived
 
 
-@dataclass(frozen=True, slots=True)
 class StoredPictures:
     """Returns the encoded pictures of images of a store by id: empty where it keeps none, unknown ids left out.
 
-    A copied or pickled one returns none: what reads them stays with its index.
+    A copied or pickled one returns none: what reads them stays with its index. No dataclass: `dataclasses.asdict` of
+    what holds one would take the store apart.
     """
 
-    store: Store
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def __call__(self, ids: Iterable[int]) -> dict[int, bytes]:
         """Return the pictures of these images."""
@@ -38,14 +38,14 @@ class StoredPictures:
         return (_without_index, ())
 
 
-@dataclass(frozen=True, slots=True)
 class StoredVeils:
     """Returns the pictures of images veiled where a neuron does not fire, by id; those without a map are left out.
 
     A copied or pickled one returns none, as of `StoredPictures`.
     """
 
-    store: Store
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def __call__(self, neuron: NeuronKey, ids: Iterable[int]) -> dict[int, bytes]:
         """Return the veiled pictures of these images as PNG; StoreError for damaged maps."""

@@ -27,7 +27,15 @@ def test_arrow_and_duckdb_read_a_result_as_a_stream(result: Tabular) -> None:
 def test_polars_reads_a_result_as_a_stream() -> None:
     polars = pytest.importorskip("polars", reason="polars is not installed")
     assert polars.DataFrame(ROWS)["n"].to_list() == [1, 2, 3]
-    assert polars.DataFrame(LABELS.best)["text"].to_list() == ["red", None]  # Labels themselves are a sequence to it
+    assert polars.DataFrame(LABELS.best)["text"].to_list() == ["red", None]
+    assert polars.DataFrame(LABELS)["text"].to_list() == ["red", "blue", None]
+
+
+def test_labels_are_a_sequence_in_all_but_its_type() -> None:
+    first, second = LABELS
+    assert [*reversed(LABELS)] == [second, first]
+    assert (LABELS.index(second), LABELS.count(first), first in LABELS) == (1, 1, True)
+    assert [label.neuron.neuron for label in LABELS[1:]] == [1]
 
 
 def test_pandas_reads_a_result_as_a_stream() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
 import pytest
 from planted import CONCEPTS, make_arrays, serve_planted
@@ -22,11 +23,15 @@ def test_addresses_name_layers_and_neurons(index: Index) -> None:
     layer, neuron = index["planted/words"], index["planted/words/1"]
     assert isinstance(layer, LayerView) and isinstance(neuron, NeuronView)
     assert neuron.label == index.view("planted/words/1").label
+    assert asdict(neuron.label)["neuron"]["neuron"] == 1  # the store behind its pictures stays out of it
     assert layer == index.layers["planted/words"] == index.layers[1] and index.layers[:1][0].key == index.layers[0].key
     with pytest.raises(NotFoundError, match=f"layer m/l is not in the index \\(has: {CONCEPTS}, planted/words\\)"):
         index["m/l"]
-    with pytest.raises(AddressError):
-        index["planted"]
+    for wrong in ("planted", 3, None):
+        with pytest.raises(AddressError, match="is not an address"):
+            index[wrong]  # type: ignore[index]
+    assert "planted/words" in index.layers and layer in index.layers
+    assert "m/l" not in index.layers and "planted" not in index.layers
 
 
 def test_best_has_a_row_for_every_neuron(index: Index) -> None:
@@ -45,6 +50,8 @@ def test_layers_are_rows_with_counts(index: Index) -> None:
         ("planted/words", 7, 6),
     ]
     assert len(index.layers) == 2 and len(index.layers[1]) == 7
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    assert polars.DataFrame(index.layers)["layer"].to_list() == [CONCEPTS, "planted/words"]
 
 
 def test_each_is_a_short_line_and_a_view_with_pictures(index: Index) -> None:
