@@ -54,6 +54,15 @@ def test_a_module_is_left_as_it_was() -> None:
     assert module.first.weight.grad is not None
 
 
+def test_a_module_that_wants_more_than_images_is_to_be_wrapped() -> None:
+    class Wants(Net):
+        def forward(self, pixels: torch.Tensor, task: str) -> torch.Tensor:  # type: ignore[override]
+            return pixels
+
+    with pytest.raises(ModelError, match=r"'task'; it is called with the images alone: wrap it in a module whose"):
+        Network(Wants(), ["first"], preprocess=TO_TENSOR, name="Wants").hooked("cpu")
+
+
 def test_an_error_leaves_the_module_as_it_was() -> None:
     class Breaks(Net):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -198,5 +198,9 @@ def try_out(loaded: Loaded, modules: Mapping[str, nn.Module], device: torch.devi
     except ModelError:
         raise
     except Exception as exc:  # whatever the network's own code raises
-        raise ModelError(f"{spec} fails on two trial images: {type(exc).__name__}: {one_line(exc)}") from exc
+        alone = isinstance(exc, TypeError) and "positional argument" in str(exc)
+        wrapped = "; it is called with the images alone: wrap it in a module whose forward(images) calls it"
+        raise ModelError(
+            f"{spec} fails on two trial images: {type(exc).__name__}: {one_line(exc)}{wrapped if alone else ''}"
+        ) from exc
     return Trial(loaded, modules, device, trace, pixels)
