@@ -44,5 +44,5 @@ def test_commands_are_understood(place: int) -> None:
 
 
 def test_nothing_runs_as_root_but_the_installation() -> None:
-    user = LINES.index("USER reader")
+    user = LINES.index("USER 1000")
     assert all(LINES.index(line) > user for line in LINES if line.startswith(("RUN csp-index", "CMD")))
