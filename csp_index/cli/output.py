@@ -122,7 +122,7 @@ def progress() -> Iterator[Report]:
     def tell(done: int, todo: int, what: str) -> None:
         nonlocal last
         speed = pace.speed(done, what)
-        if time.monotonic() - last >= _EVERY:
+        if todo and time.monotonic() - last >= _EVERY:
             last = time.monotonic()
             left = f", {speed:,.1f}/s, {(todo - done) / speed:,.0f} s left" if speed else ""
             say(f"{done:,} of {todo:,} {what}{left}", err=True)
@@ -157,14 +157,17 @@ def say_labels(labels: Iterable[Label], as_json: bool) -> None:
         say(str(label.neuron), scores, *([f"[{remarks}]"] if remarks else []))
 
 
-def say_labelled(summary: LabelSummary, db: str, *, by_default: bool) -> None:
-    """Print on stderr what labels amount to: how many, by which method, and why if nobody named it; what is next."""
+def say_labelled(summary: LabelSummary, db: str, *, by_default: bool, served: bool = False) -> None:
+    """Print on stderr what labels amount to: how many, by which method, and why if nobody named it; what is next.
+
+    Where they are `served` at once, the command that shows them is for another day.
+    """
     why = ""
     if by_default and summary.method == WITHOUT_SCALE:
         why = f"{RECOMMENDED} needs the encoder's logit scale, which is unknown: --logit-scale"
     elif by_default:
         why = "the default, --method names another"
-    say(f"{summary.told(why)}; next: csp-index serve {shlex.quote(db)}", err=True)
+    say(f"{summary.told(why)}; {'later' if served else 'next'}: csp-index serve {shlex.quote(db)}", err=True)
 
 
 def say_checks(checks: CandidateChecks, as_json: bool) -> None:

@@ -77,13 +77,13 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     vocabulary, method = _vocabulary(index, options["vocabulary"], choices), options["method"]
     layers = [str(info.key) for info in catalog.layers(index.store)]
     with progress() as tell:
-        labels = index.label(layers, method, vocabulary=vocabulary, progress=tell)
+        labels = index.label(layers, method, vocabulary=vocabulary, progress=tell, explain=_say_if_read)
     choices.add("method", labels[0].method, "" if method else "recommended; --method")
     made = summary_of(labels, candidates_named(index.store, labels[0].method, "vocabulary", vocabulary))
     if as_json:
         say_json({"choices": choices.made, "layers": layers, "labels": asdict(made)})
     else:
-        say_labelled(made, place, by_default=method is None)
+        say_labelled(made, place, by_default=method is None, served=options["served"])
     if options["served"]:
         context.invoke(serve, db=place, port=port, trust=options["trust"], as_json=as_json)
 
@@ -197,6 +197,14 @@ def _vocabulary(index: Index, named: str | None, choices: _Choices) -> str:
     suitable = suitable_vocabulary(index.store)
     choices.add("vocabulary", suitable.name, f"{suitable.why}; --vocabulary")
     return suitable.name
+
+
+def _say_if_read(line: str) -> None:
+    """Print that labels of an earlier start were read, but not how the others are made."""
+    from csp_index.labelling.labels import READ
+
+    if line.endswith(READ):
+        say(line, err=True)
 
 
 def _stem(source: str) -> str:

@@ -21,6 +21,9 @@ from csp_index.store.tables import Store
 if TYPE_CHECKING:
     from csp_index.labelling.candidates import CandidateTexts
 
+READ = "labels read from the index: made before, the same way"
+"""What `ComputeContext.tell` hears of labels that are not made again, behind their number."""
+
 
 def label_neurons(
     store: Store,
@@ -52,7 +55,7 @@ def label_neurons(
         labels |= made
     count = len(selection.neurons) - len(missing.neurons)
     if count:
-        context.tell(f"{count:,} labels read from the index: made before, the same way")
+        context.tell(f"{count:,} {READ}")
     return [labels[neuron] for neuron in selection.neurons.tolist()]
 
 

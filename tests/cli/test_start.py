@@ -13,6 +13,7 @@ from csp_index import open_index
 from csp_index.cli import serve, start
 from csp_index.cli.output import say_labelled
 from csp_index.labelling.label_summary import LabelSummary
+from csp_index.labelling.labels import READ
 
 MODELS = ["--encoder", ENCODER, "--network", "python:fakes:network"]
 
@@ -130,6 +131,14 @@ def test_the_usual_port_is_replaced_where_it_is_taken_and_a_named_one_refused(ru
 def test_commands_to_type_next_can_be_copied(capsys):
     say_labelled(LabelSummary("csp", "", 3, 3, 0, (), None), "my birds.db", by_default=False)
     assert capsys.readouterr().err.endswith("; next: csp-index serve 'my birds.db'\n")
+    say_labelled(LabelSummary("csp", "", 3, 3, 0, (), None), "my birds.db", by_default=False, served=True)
+    assert capsys.readouterr().err.endswith("; later: csp-index serve 'my birds.db'\n")
+
+
+def test_labels_of_an_earlier_start_are_said_to_be_read(capsys):
+    start._say_if_read(f"6 {READ}")
+    start._say_if_read("contrastive images by exact products")
+    assert capsys.readouterr().err == f"6 {READ}\n"
 
 
 def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, no_model, tmp_path, monkeypatch):
