@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,15 @@ def opened(db: Path, **given: object) -> TestClient:
 
 
 @pytest.fixture
-def client(db: Path) -> Iterator[TestClient]:
-    with opened(db) as found:
-        yield found
+def client(db: Path) -> TestClient:
+    """A service that was not started: it loads models only when asked for what needs them."""
+    return opened(db)
+
+
+@pytest.fixture(scope="module")
+def unwritten(served_db: Path) -> TestClient:
+    """The same over the index into which nobody writes."""
+    return opened(served_db)
 
 
 def editions_of(client: TestClient) -> Editions:
@@ -99,21 +104,21 @@ def test_a_page_of_an_earlier_version_says_so_and_brings_it_along(db, client):
 
 
 @pytest.mark.parametrize("version", ["99", "nothing", "%00", "x" * 200, "-1", ""])
-def test_a_version_that_is_not_there_is_one_line(db, client, version):
-    reply = client.get(f"/api/v1/layers?at={version}")
+def test_a_version_that_is_not_there_is_one_line(served_db, unwritten, version):
+    reply = unwritten.get(f"/api/v1/layers?at={version}")
     if not version:
         assert reply.status_code == 200  # names none
         return
     assert reply.status_code == 404
     assert "csp-index versions" in reply.json()["error"]["message"]
-    assert str(db) not in reply.text  # a folder of this machine
-    assert client.get(f"/?at={version}", headers=HTML).status_code == 404
+    assert str(served_db) not in reply.text  # a folder of this machine
+    assert unwritten.get(f"/?at={version}", headers=HTML).status_code == 404
 
 
-def test_no_page_of_an_earlier_version_leads_to_another_site(client):
-    first = client.get("/api/v1/version").json()["number"]
+def test_no_page_of_an_earlier_version_leads_to_another_site(unwritten):
+    first = unwritten.get("/api/v1/version").json()["number"]
     headers = {"referer": f"{BASE}/login?at={first}", "sec-fetch-mode": "navigate"}
-    reply = client.get(f"{BASE}//elsewhere.example/", headers=headers)
+    reply = unwritten.get(f"{BASE}//elsewhere.example/", headers=headers)
     assert (reply.status_code, reply.headers["location"]) == (307, f"/elsewhere.example/?at={first}")
 
 
@@ -152,19 +157,19 @@ def test_earlier_versions_that_others_replace_are_closed(db, client):
 
 
 def test_what_readers_say_makes_no_new_edition(db):
-    with opened(db, write=True) as client:
-        open_index(db).note(NEURON, "comment", "hm", by="ada")
-        assert not editions_of(client).look()
-        assert "hm" in client.get(f"/neurons/{NEURON}", headers=HTML).text
+    client = opened(db, write=True)
+    open_index(db).note(NEURON, "comment", "hm", by="ada")
+    assert not editions_of(client).look()
+    assert "hm" in client.get(f"/neurons/{NEURON}", headers=HTML).text
 
 
 def test_a_version_cannot_be_written_to(db):
-    with opened(db, write=True) as client:
-        first = client.get("/api/v1/version").json()["number"]
-        label_again(db)
-        editions_of(client).look()
-        assert 'method="post"' in client.get(f"/neurons/{NEURON}", headers=HTML).text
-        assert 'method="post"' not in client.get(f"/neurons/{NEURON}?at={first}", headers=HTML).text
+    client = opened(db, write=True)
+    first = client.get("/api/v1/version").json()["number"]
+    label_again(db)
+    editions_of(client).look()
+    assert 'method="post"' in client.get(f"/neurons/{NEURON}", headers=HTML).text
+    assert 'method="post"' not in client.get(f"/neurons/{NEURON}?at={first}", headers=HTML).text
 
 
 def test_a_version_that_cannot_be_opened_leaves_the_one_before(db, client, monkeypatch, caplog):

@@ -40,9 +40,10 @@ def db(made: Path, tmp_path: Path) -> Path:
 
 @contextmanager
 def serving(db: Path, **settings: object) -> Iterator[TestClient]:
-    with TestClient(make_app(db, ServiceSettings(**settings)), base_url=OWN) as client:
-        client.headers["accept"] = "text/html"
-        yield client
+    """A service that was not started: it loads models only when asked for what needs them."""
+    client = TestClient(make_app(db, ServiceSettings(**settings)), base_url=OWN)
+    client.headers["accept"] = "text/html"
+    yield client
 
 
 @pytest.fixture(scope="module")
