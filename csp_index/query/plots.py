@@ -5,6 +5,7 @@ Each returns its axes, so that titles, limits and files are the caller's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BINS = 40
+_GRAY = "0.6"  # of neurons in no cluster
+_CYCLE = 10  # colors of matplotlib's styles
 
 
 def plot_column(rows: pa.Table, column: str, title: str, ax: Axes | None = None) -> Axes:
@@ -64,6 +67,25 @@ def plot_scores(label: Label, ax: Axes | None = None) -> Axes:
     axes.set_yticks(places, [score.text.replace("$", r"\$") for score in known])  # a dollar would begin a formula
     axes.invert_yaxis()
     axes.set(xlabel="score", title=f"{label.neuron}, {label.method}")
+    return axes
+
+
+def plot_map(
+    places: np.ndarray, clusters: np.ndarray, named: Sequence[tuple[str, float, float]], title: str, ax: Axes | None
+) -> Axes:
+    """Return axes with the places [P, 2] of a layer's neurons in [0, 1], in turning colors by cluster [P] (-1: none).
+
+    Names of clusters stand at x and y. Errors: QueryError for a layer of which no neuron has a place.
+    """
+    if not len(places):
+        raise QueryError(f"{title} has no neuron with a place to plot: each of them is dead or has no concept vector")
+    axes = _axes(ax)
+    colors = [_GRAY if cluster < 0 else f"C{cluster % _CYCLE}" for cluster in clusters.tolist()]
+    axes.scatter(places[:, 0], places[:, 1], s=np.clip(4000 / len(places), 2, 36), c=colors, linewidths=0)
+    for name, x, y in named:
+        text = axes.text(x, y, name.replace("$", r"\$"), ha="center", va="bottom", fontsize="small")
+        text.set_bbox({"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})
+    axes.set(aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[], title=title)
     return axes
 
 

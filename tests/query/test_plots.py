@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from csp_index.errors import QueryError
-from csp_index.query.plots import plot_activations, plot_column, plot_scores
+from csp_index.query.plots import plot_activations, plot_column, plot_map, plot_scores
 from csp_index.records import Label, LabelScore, NeuronKey
 
 
@@ -42,6 +42,21 @@ def test_candidates_stand_below_each_other_with_intervals(axes) -> None:
     assert drawn.lines[0].get_xdata().tolist() == [0.5, 0.25] and drawn.yaxis_inverted()
     with pytest.raises(QueryError, match="m/l/1 has no candidate with a score to plot: it is dead by csp"):
         plot_scores(Label(NeuronKey("m", "l", 1), "csp", "dead"), axes)
+
+
+def test_a_map_has_a_point_a_neuron_and_the_names_of_clusters(axes) -> None:
+    places, clusters = np.array([[0.0, 0.1], [0.5, 0.5], [1.0, 0.9]], np.float32), np.array([-1, 0, 11])
+    drawn = plot_map(places, clusters, [("$red", 0.5, 0.5)], "m/l: 3 neurons", axes)
+    drawn.figure.canvas.draw()
+    points = drawn.collections[0]
+    assert (
+        drawn is axes
+        and np.allclose(points.get_offsets(), places)
+        and len(np.unique(points.get_facecolor(), axis=0)) == 3
+    )
+    assert [text.get_text() for text in drawn.texts] == [r"\$red"] and drawn.get_title() == "m/l: 3 neurons"
+    with pytest.raises(QueryError, match="m/l has no neuron with a place to plot"):
+        plot_map(places[:0], clusters[:0], [], "m/l", axes)
 
 
 def test_without_axes_new_ones_are_made(monkeypatch) -> None:

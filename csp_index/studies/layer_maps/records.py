@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,12 @@ import pyarrow as pa
 from csp_index.printable import printable, without_folders
 from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
-from csp_index.studies.layer_maps.map_html import map_html
+from csp_index.studies.layer_maps.map_html import free_names, map_html
 from csp_index.studies.layer_maps.names import ClusterName, name_clusters
 from csp_index.studies.layer_maps.placing import Placed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FAR: Final = "Near neurons mean alike; how far apart distant groups lie says little."
 """What a reader of places by UMAP must know."""
@@ -164,10 +167,19 @@ class LayerMap(Tabular):
             "notes": list(self.notes),
         }
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Return matplotlib axes with the neurons at their places, colored by cluster, and names; see `query.plots`."""
+        from csp_index.query.plots import plot_map
+
+        names = [(printable(name), x, y) for name, x, y in free_names(self._names())]
+        return plot_map(self.places, self.clusters, names, f"{printable(self.layer)}: {self.counts()}", ax)
+
+    def _names(self) -> list[tuple[str, float, float]]:
+        return [(one.labels[0] if one.labels else f"cluster {one.cluster}", one.x, one.y) for one in self.named]
+
     def _repr_html_(self) -> str:
         titles = [
             f"{neuron}: {label or 'no label'}" for neuron, label in zip(self.neurons.tolist(), self.labels, strict=True)
         ]
-        named = [(one.labels[0] if one.labels else f"cluster {one.cluster}", one.x, one.y) for one in self.named]
         lines = (f"{self.layer}: {self.counts()}", self.said(), *self.notes, *([self.about] if self.about else []))
-        return map_html(self.places, self.clusters, titles, named, lines)
+        return map_html(self.places, self.clusters, titles, self._names(), lines)

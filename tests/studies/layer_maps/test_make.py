@@ -10,6 +10,7 @@ import mapped
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, SettingError, StudyError
@@ -61,6 +62,8 @@ def test_rows_are_a_stream_and_a_page_of_a_notebook(index: Index) -> None:
     assert rows[3]["label"] == "dog" == rows[3]["cluster_name"] and rows[0]["label"] == "animal"
     shown = made._repr_html_()
     assert shown.count("<circle") == mapped.DEAD and ">dog</text>" in shown and "Places by UMAP" in shown
+    axes = made.plot(Figure().subplots())
+    assert len(axes.collections[0].get_offsets()) == mapped.DEAD and "dog" in [one.get_text() for one in axes.texts]
     in_sql = index.sql("SELECT address FROM map_places JOIN map_clusters USING (run_id, cluster) WHERE name = 'cat'")
     assert [row["address"] for row in in_sql.rows()] == [f"{mapped.LAYER}/{one}" for one in range(9, 18)]
 
