@@ -144,8 +144,22 @@ _PATHS = {
     "a word of 5,000 characters": "/concepts/" + "x" * 5000,
     "a word of spaces": "/concepts/%20%0a",
     "a word of signs that nobody sees": "/api/v1/concepts?q=" + quote("\u200b\x1b"),
+    "a word with neurons beyond all": "/concepts/red?limit=" + "9" * 5000,
+    "a word with fewer than no neurons": "/api/v1/concepts?q=red&limit=-1",
+    "a word's limit that is none": "/concepts/red.json?limit=NaN",
+    "a map of markup": "/layers/" + quote("<script>alert(1)</script>", safe="") + "/x/map",
+    "a map by path": "/layers/..%2f..%2fetc/passwd/map",
+    "a map colored by a path": "/layers/cnn/concepts/map?colour=../../etc/passwd",
+    "a map by another method": "/api/v1/layers/cnn/concepts/map?method=" + quote("csp' UNION SELECT 1 --"),
+    "a map of neurons that never end": "/layers/cnn/concepts/map?neurons=0-" + "9" * 3000,
+    "a map of neurons by path": "/layers/cnn/concepts/map/cards?neurons=../../etc/passwd",
+    "a long list of neurons on a map": "/layers/cnn/concepts/map/cards?neurons=" + "1," * 4000 + "1",
+    "a cluster before the first": "/layers/cnn/concepts/map/cards?cluster=-1",
+    "a cluster beyond all": "/layers/cnn/concepts/map?cluster=" + "9" * 3000,
+    "a cluster that is none": "/layers/cnn/concepts/map?cluster=" + quote("0 OR 1=1"),
     "NUL in a query": "/api/v1/neurons?layer=cnn%00/concepts",
 }
+_MARKED = "/layers/cnn/concepts/map?colour=" + quote("<script>alert(1)</script>")
 _ANSWERED = {  # odd, but a search may well find nothing
     "wildcards": "/api/v1/search?q=" + quote("%' OR 1=1 --_%"),
     "half a character": "/api/v1/search?q=%ff%fe%ed%a0%80",
@@ -279,6 +293,7 @@ HOSTILE = [
     *(Hostile(name, [data]) for name, data in (_BODIES | _PICTURES).items()),
     *(Hostile(name, [data], (CLOSED, *REFUSED)) for name, data in _FRAMES.items()),
     *(Hostile(name, [data], (401, 404)) for name, data in _TOKENS.items()),
+    Hostile("a page of a map colored by markup", [request(_MARKED, extra=["Accept: text/html"])]),
     Hostile("a slow head", [b"GET / HTTP/1.1\r\n"] + [b"X: y\r\n"] * 30, (CLOSED, *REFUSED), 0.5),
     Hostile("a slow body", [request(LABEL, "POST", b"x" * 30)[:-30]] + [b"x"] * 29, (CLOSED, *REFUSED), 0.5),
     Hostile(
