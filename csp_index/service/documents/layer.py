@@ -173,8 +173,8 @@ def layer_document(
     Without `with_clarity` clarity is None, and no embedding is read.
     """
     table = snapshot.layer(key)
-    labels = table.labels(query.method)
-    place, page = query.place(key), _page(snapshot, engine, table, query, with_clarity)
+    labels, shown = table.labels(query.method), selected(snapshot, engine, table, query)
+    place, page = query.place(key), _page(snapshot, engine, table, query, shown, with_clarity)
     return {
         "layer": next(row for row in snapshot.layer_rows() if row["layer"] == str(key)),
         "query": query.terms(None if labels is None else labels.method),
@@ -187,7 +187,7 @@ def layer_document(
         "has_hierarchy": has_hierarchy(snapshot, key),
         "has_meanings": has_meanings(snapshot, key),
         "mapped": placed_maps(snapshot, key).count,
-        "histograms": _histograms(snapshot, engine, table, query),
+        "histograms": _histograms(snapshot, engine, table, query, shown),
     }
 
 
@@ -195,7 +195,8 @@ def neurons_document(
     snapshot: Snapshot, engine: Engine, key: LayerKey, query: GalleryQuery, *, with_clarity: bool = True
 ) -> NeuronsDocument:
     """Return one page of a layer's neurons, their total number, and the cursor of the next page."""
-    return _page(snapshot, engine, snapshot.layer(key), query, with_clarity)
+    table = snapshot.layer(key)
+    return _page(snapshot, engine, table, query, selected(snapshot, engine, table, query), with_clarity)
 
 
 def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, method: str | None = None) -> np.ndarray:
@@ -223,10 +224,11 @@ def column(snapshot: Snapshot, engine: Engine, table: LayerTable, name: str, met
 
 
 def _page(
-    snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery, with_clarity: bool
+    snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery, shown: np.ndarray, with_clarity: bool
 ) -> NeuronsDocument:
+    """Return one page of the neurons that are `shown` [M]."""
     key, first = table.info.key, query.place(table.info.key)
-    order = ordered(snapshot, engine, table, query)
+    order = _in_order(snapshot, engine, table, query, shown)
     numbers = order[first : first + query.size]
     clarity = clarities(snapshot, engine, table).of(numbers) if with_clarity else np.full(len(numbers), np.nan)
     effect, on, effects = peaks(snapshot, table)
@@ -250,7 +252,13 @@ def _page(
 
 def ordered(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> np.ndarray:
     """Return the numbers of the query's neurons in its order: neurons without a value last, ties by number."""
-    neurons = np.flatnonzero(selected(snapshot, engine, table, query))
+    return _in_order(snapshot, engine, table, query, selected(snapshot, engine, table, query))
+
+
+def _in_order(
+    snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery, shown: np.ndarray
+) -> np.ndarray:
+    neurons = np.flatnonzero(shown)
     if query.sort == "auroc":
         auroc = _aurocs(snapshot, table.info.key, query)
         values = np.full(len(neurons), np.nan) if auroc is None else auroc[0][neurons]
@@ -300,9 +308,10 @@ def selected(snapshot: Snapshot, engine: Engine, table: LayerTable, query: Galle
     return passing
 
 
-def _histograms(snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery) -> list[Histogram]:
-    """Return the histogram of each column of `RANGES` that has values, with the part that the query selects."""
-    shown = selected(snapshot, engine, table, query)
+def _histograms(
+    snapshot: Snapshot, engine: Engine, table: LayerTable, query: GalleryQuery, shown: np.ndarray
+) -> list[Histogram]:
+    """Return the histogram of each column of `RANGES` that has values, with the part that is `shown` [M]."""
     made = (histogram_of(name, column(snapshot, engine, table, name, query.method), shown) for name in RANGES)
     return [one for one in made if one is not None]
 

@@ -14,7 +14,8 @@ from planted import CONCEPTS, PLANTED, Served
 
 from csp_index.errors import AddressError, NotFoundError, SettingError, StoreError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.service.documents.layer import GalleryQuery, Sort, layer_document, neurons_document
+from csp_index.service.documents import layer
+from csp_index.service.documents.layer import GalleryQuery, Sort, layer_document, neurons_document, selected
 from csp_index.service.documents.layers.clarity import IMAGES
 
 WORDS, NET = LayerKey.parse(PLANTED), LayerKey.parse(CONCEPTS)
@@ -47,6 +48,13 @@ def test_order_is_that_of_the_values_nulls_last_ties_by_number(
         return value is None, 0 if value is None else value if order == "asc" else -value, row["index"]
 
     assert numbers(planted, key, sort=sort, order=order) == [row["index"] for row in sorted(every, key=place)]
+
+
+def test_a_page_selects_its_neurons_once(planted: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    monkeypatch.setattr(layer, "selected", lambda *given: asked.append(given[3].q) or selected(*given))
+    document = layer_document(*planted, NET, GalleryQuery(q="r"))
+    assert asked == ["r"] and sum(document["histograms"][0]["shown"]) == document["total"]
 
 
 def test_a_dead_neuron_comes_last_both_ways(planted: Served) -> None:

@@ -166,6 +166,9 @@ def test_hostile_classes_are_shown_as_text_and_lead_to_their_pages(client: TestC
     assert EVIL in "".join(seen.text) and QUOTES in "".join(seen.text)
     links = [link["href"] or "" for link in seen.all("a") if "name=" in (link["href"] or "")]
     assert links == [f"/classes/{HERE}?by={BY}&name={quote_plus(name)}" for name in (EVIL, "a/b?&c")]
+    words = [link["href"] for link in seen.all("a") if "/concepts/" in link["href"]]
+    assert words == [concept_href(name) for name in (EVIL, "a/b?&c")]
+    assert links[0] in [link["href"] for link in page_at(client, words[0]).all("a")], "and back"
     assert "fires without the class" in "".join(page_at(client, links[1]).text)
     assert f"/classes/{HERE}?by={BY}" in [link["href"] for link in page_at(client, f"/layers/{HERE}").all("a")]
     neuron = page_at(client, NEURON)
@@ -350,6 +353,7 @@ def test_a_map_of_few_neurons_is_drawn_as_links_high_values_last() -> None:
     assert [dot.step for dot in found.dots] == ["none", "s4", "s7"] and found.hollow and not found.clouds
     assert found.dots[2].href == f"/neurons/{HERE}/0" and (found.dots[2].x, found.dots[2].y) == ("25.0", "100.0")
     assert found.dots[2].title == f"{LAYER}/0: {EVIL}, firing rate 1.000"
+    assert EVIL not in found.links and found.links.count("<circle ") == found.links.count("</a>") == 3
 
 
 def test_a_map_of_many_neurons_is_drawn_as_clouds() -> None:
