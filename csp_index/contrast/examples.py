@@ -52,6 +52,7 @@ class Examples:
     kinds: tuple[ContrastKind, ...] = ()  # of contrastive images: each has an equal share of the m, in this order
     near_duplicates: torch.Tensor | None = None  # [M] partners dropped as the same picture; None without the filter
     uncropped: torch.Tensor | None = None  # [M] activating images that stay whole: lost pictures; None without crops
+    whole_partners: torch.Tensor | None = None  # [M] contrastive images of cropped ones that stay whole; as uncropped
 
     @property
     def of_each_kind(self) -> int:

@@ -1,7 +1,8 @@
-"""Evidence in which crops stand in for whole activating images: what of each picture drives the neuron.
+"""Evidence in which crops stand in for whole images: what of each activating picture drives the neuron.
 
 The regions come from the stored maps, the embeddings from the store, or from the encoder where one is missing.
-Contrastive images stay whole; they were chosen for the whole activating images.
+Contrastive images were chosen for the whole activating images; of each the part is taken that lies where the region of
+its activating image does, so that both sides are parts. Measured in `images-and-models.md`, Labels from crops.
 """
 
 from __future__ import annotations
@@ -43,23 +44,57 @@ class _Pairs:
     crops: np.ndarray  # image id, then left, top, right, bottom in pixels
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PartnerCrops:
+    """Contrastive images that a crop stands in for, Q of them: `places` in [M, K, m] and `crops` [Q, 5]."""
+
+    places: tuple[np.ndarray, np.ndarray, np.ndarray]
+    crops: np.ndarray
+
+    @classmethod
+    def of(cls, store: Store, contrastive: np.ndarray, pairs: _Pairs) -> PartnerCrops:
+        """Return the partners [M, K, m] (ids) of cropped images, without those made by editing, which have no file.
+
+        Each part has the place and size of the region of its activating image, as shares of middle and short side.
+        """
+        of_pairs = contrastive[pairs.rows, pairs.ranks]
+        owner, slot = np.nonzero((of_pairs >= 0) & (of_pairs < FIRST))
+        ids, boxes = of_pairs[owner, slot], pairs.crops[owner, 1:]
+        known = _Sizes.of(store, np.unique(np.concatenate([ids, pairs.crops[:, 0]])))
+        own, sizes = known.at(pairs.crops[owner, 0]), known.at(ids)
+        usable = sizes.min(1, initial=np.iinfo(np.int64).max) > 0
+        owner, slot, ids, boxes, own, sizes = (column[usable] for column in (owner, slot, ids, boxes, own, sizes))
+        scale = sizes.min(1) / own.min(1)
+        crops = np.empty((len(ids), 5), np.int64)
+        crops[:, 0] = ids
+        for axis in (0, 1):
+            low, high, size = boxes[:, axis], boxes[:, axis + 2], sizes[:, axis]
+            length = np.clip(np.rint(scale * (high - low)), 1, size)
+            start = np.clip(np.rint((low + high) / (2 * own[:, axis]) * size - length / 2), 0, size - length)
+            crops[:, 1 + axis], crops[:, 3 + axis] = start, start + length
+        return cls((pairs.rows[owner], pairs.ranks[owner], slot), crops)
+
+
 def with_crops(
     store: Store, selection: Selection, examples: Examples, evidence: Evidence, context: ComputeContext
 ) -> tuple[Examples, Evidence]:
     """Return example sets that count the images that stay whole, and the evidence with crops in their place.
 
     A region that is all of a picture keeps its embedding. So does a picture that is lost, which is counted in a warning
-    and in the notes of the labels. Errors: LabelError where maps are missing, or crops that cannot be made here;
+    and in the notes of the labels. Where crops cannot be made here, partners without a stored one stay whole, and the
+    notes count them. Errors: LabelError where maps are missing, or crops of activating images that cannot be made here;
     SourceError where all pictures are lost.
     """
     pairs = _cropped_pairs(store, selection, examples, context)
-    distinct, inverse = np.unique(pairs.crops, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
+    partners = PartnerCrops.of(store, examples.contrastive.numpy(), pairs)
+    distinct, inverse = np.unique(np.concatenate([pairs.crops, partners.crops]), axis=0, return_inverse=True)
+    of_pairs, of_partners = np.split(inverse.reshape(-1), [len(pairs.crops)])
     rows = crop_rows(store, selection.source, distinct)
     missing, made = np.flatnonzero(rows < 0), None
-    if len(missing):
-        made = _made(context, CropRequest(selection.source, distinct[missing], context.keep, context.run_id))
-    usable = np.ones(len(distinct), dtype=bool)
+    if len(missing) and (context.crops is not None or np.isin(missing, of_pairs).any()):
+        alone = not (rows[of_pairs] >= 0).any()
+        made = _made(context, CropRequest(selection.source, distinct[missing], context.keep, context.run_id), alone)
+    usable = rows >= 0
     if made is not None:
         usable[missing] = np.isfinite(made.vectors).all(1)
     places = np.cumsum(usable) - 1
@@ -73,20 +108,33 @@ def with_crops(
     if made is not None:
         kept = usable[missing]
         own[places[missing][kept]] = made.vectors[kept]
-    whole = ~usable[inverse]
+    shown, seen = usable[of_pairs], usable[of_partners]
     context.tell(
-        f"activating images: crops stand in for {int((~whole).sum()):,} of {int((examples.activating >= 0).sum()):,}"
+        f"activating images: crops stand in for {int(shown.sum()):,} of {int((examples.activating >= 0).sum()):,}, "
+        f"and for {int(seen.sum()):,} of {int((examples.contrastive >= 0).sum()):,} partners"
     )
-    activating = evidence.activating.clone()
-    shown = torch.from_numpy(pairs.rows[~whole]), torch.from_numpy(pairs.ranks[~whole])
-    activating[shown] = torch.from_numpy(len(evidence.vectors) + places[inverse[~whole]])
-    uncropped = torch.from_numpy(np.bincount(pairs.rows[whole], minlength=len(examples.neurons)))
+    activating, contrastive = evidence.activating.clone(), evidence.contrastive.clone()
+    _put(activating, (pairs.rows, pairs.ranks), shown, len(evidence.vectors) + places[of_pairs])
+    _put(contrastive, partners.places, seen, len(evidence.vectors) + places[of_partners])
+    count = len(examples.neurons)
+    uncropped = torch.from_numpy(np.bincount(pairs.rows[~shown], minlength=count))
+    whole_partners = torch.from_numpy(np.bincount(partners.places[0][~seen], minlength=count))
     images = evidence.images
     if images is not None:
         images = torch.cat([images, _IDS + torch.arange(int(usable.sum()))])
-    return replace(examples, uncropped=uncropped), replace(
-        evidence, vectors=torch.from_numpy(vectors), activating=activating, images=images, similarities=None
+    return replace(examples, uncropped=uncropped, whole_partners=whole_partners), replace(
+        evidence,
+        vectors=torch.from_numpy(vectors),
+        activating=activating,
+        contrastive=contrastive,
+        images=images,
+        similarities=None,
     )
+
+
+def _put(table: torch.Tensor, places: tuple[np.ndarray, ...], usable: np.ndarray, values: np.ndarray) -> None:
+    """Write values at those places of a table that are usable."""
+    table[tuple(torch.from_numpy(axis[usable]) for axis in places)] = torch.from_numpy(values[usable])
 
 
 def _cropped_pairs(store: Store, selection: Selection, examples: Examples, context: ComputeContext) -> _Pairs:
@@ -105,7 +153,8 @@ def _cropped_pairs(store: Store, selection: Selection, examples: Examples, conte
         raise LabelError(
             f"crop needs maps to lay over the {count:,} activating images of {selection.target.key}, and {some} are "
             f"stored: csp-index index DB --maps makes those of each neuron's {settings.MAP_IMAGES.value()} highest "
-            "images (setting map_images), if its neurons have places in the image; else leave out crop"
+            "images (setting map_images), if its neurons have places in the image, else csp-index maps DB --layer "
+            f"{selection.target.key}; or leave out crop"
         )
     return _Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -132,7 +181,7 @@ def _of_neurons(
             there = known.images[order[place]] == images[own]
             maps[own[there]] = known.maps[order[place[there]]]
             mapped[own[there]] = True
-    shapes = sizes.sizes[np.searchsorted(sizes.images, images)]
+    shapes = sizes.at(images)
     mapped &= shapes.min(1, initial=np.iinfo(np.int64).max) > 0
     shapes = shapes[mapped]
     parts = np.array([frame.box((int(width), int(height))) for width, height in shapes], float).reshape(-1, 4)
@@ -157,9 +206,14 @@ class _Sizes:
         sizes = np.stack([rows[name].fill_null(0).to_numpy()[at] for name in ("width", "height")], 1)
         return cls(images, sizes.astype(np.int64))
 
+    def at(self, images: np.ndarray) -> np.ndarray:
+        """Return the sizes [n, 2] of some of the images [n]."""
+        found: np.ndarray = self.sizes[np.searchsorted(self.images, images)]
+        return found
 
-def _made(context: ComputeContext, request: CropRequest) -> EmbeddedCrops:
-    """Return the embeddings of crops that are not stored."""
+
+def _made(context: ComputeContext, request: CropRequest, alone: bool) -> EmbeddedCrops:
+    """Return the embeddings of crops that are not stored; if these stand `alone`, they may not all be lost."""
     if context.crops is None:
         raise LabelError(
             f"{len(request.crops):,} crops that this label needs are not stored, and cannot be made here: label the "
@@ -168,7 +222,7 @@ def _made(context: ComputeContext, request: CropRequest) -> EmbeddedCrops:
     made = context.crops(request)
     if made.lost:
         images, reason = len(np.unique(request.crops[:, 0])), next(iter(made.lost.values()))
-        if len(made.lost) == images:
+        if alone and len(made.lost) == images:
             raise SourceError(
                 f"none of the {images:,} pictures to crop can be opened ({reason}): put them back, or leave out crop"
             )

@@ -138,12 +138,15 @@ def example_summary(request: LabelRequest, examples: Examples) -> ExampleSummary
 
 def _example_notes(request: LabelRequest, examples: Examples) -> list[str]:
     fired = (examples.activating >= 0).sum(1).tolist()
-    whole = [0] * len(fired) if examples.uncropped is None else examples.uncropped.tolist()
+    none = [0] * len(fired)
+    whole = none if examples.uncropped is None else examples.uncropped.tolist()
+    partners = none if examples.whole_partners is None else examples.whole_partners.tolist()
     requested, rough = request.examples.examples, "contrastive images by vector index, approximate"
     notes = []
-    for count, lost, poor in zip(fired, whole, quality_of(examples).notes(), strict=True):
+    for count, lost, of_partners, poor in zip(fired, whole, partners, quality_of(examples).notes(), strict=True):
         parts = [CROPPED] if request.crop else []
         parts += [f"{lost} of {count} stay whole, because their pictures cannot be opened"] if lost else []
+        parts += [f"{of_partners} of their contrastive images stay whole"] if of_partners else []
         parts += [f"{count} activating images, {requested} asked for"] if count < requested else []
         parts += [rough] if examples.approximate else []
         notes.append("; ".join([*parts, poor] if poor else parts))

@@ -6,15 +6,20 @@ Worlds of the demo's objects, each with the demo's models and planted neurons. `
 in each; the layer has no places, so its maps are made by gradient x input and put into the store. `scenes`: the same
 objects, four in a picture, seen by the planted network through windows of the size of an object, so that the layer has
 places; `even` has the objects of the unbiased set. Numbers are shares of the planted concepts, single ones and pairs,
-that are the best label, and among the best five.
+that are the best label, and among the best five. With `--whole-partners` also those of crops of activating images
+alone, compared with whole partners.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,14 +27,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision import transforms
 
-from csp_index import Index, Network, NetworkSource, open_index
+from csp_index import Index, Labels, Network, NetworkSource, open_index
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS, PLANTED, planted_cnn
 from csp_index.demo.probing import Bias, probing_scenes, write_probing_set
 from csp_index.demo.run import accuracy
 from csp_index.demo.world import SIDE, VOCABULARY, render
-from csp_index.records import LayerKey
-from csp_index.store import catalog, column_tables
-from csp_index.store.values.activation_maps import MapPairs, packed
+from csp_index.labelling.cropped import PartnerCrops
+from csp_index.store.tables import Store
 
 METHODS = ("csp", "csp-difference", "semanticlens", "mean-centred", "pmi", "contrastive-pmi")
 ENCODER = f"open_clip:{CLIP_FOLDER}"
@@ -102,20 +106,29 @@ def alone(out: Path, seed: int) -> tuple[Index, str]:
         "python:csp_index.demo.network:planted_cnn", (CONCEPT_LAYER,), weights=str(NETWORK_WEIGHTS), name="cnn"
     )
     index.add_images(folder, encoders=[ENCODER], networks=[source])
-    store, layer = index.store, f"cnn/{CONCEPT_LAYER}"
-    info = catalog.layer(store, LayerKey.parse(layer))
-    table = column_tables.maps_table(layer)
-    if not store.has(table):
-        with store.write_lock():
-            for neuron in range(info.neurons):
-                maps = index.compute_maps(f"{layer}/{neuron}")
-                pairs = MapPairs(np.full(len(maps.images), neuron), maps.images, maps.scales, maps.maps)
-                images = catalog.image_count(store)
-                store.append(table, packed(maps.frame, pairs, np.array([neuron]), 0, images))
+    layer = f"cnn/{CONCEPT_LAYER}"
+    index.make_maps(layer)
     return index, layer
 
 
 WORLDS = {"alone": alone, "scenes": scenes, "even": partial(scenes, bias="unbiased", name="even")}
+
+
+@contextmanager
+def whole_partners() -> Iterator[None]:
+    """Let labels from crops leave contrastive images whole."""
+    real = PartnerCrops.of
+
+    def none(store: Store, contrastive: np.ndarray, pairs: Any) -> PartnerCrops:
+        return real(store, np.full_like(contrastive, -1), pairs)
+
+    with patch.object(PartnerCrops, "of", none):
+        yield
+
+
+def rounded(made: Labels) -> dict[str, tuple[float, float]]:
+    """Return the shares of planted concepts that are the best label, and among the best five, by kind."""
+    return {kind: (round(share.top1, 3), round(share.top5, 3)) for kind, share in accuracy(made).items()}
 
 
 def main() -> None:
@@ -124,6 +137,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    parser.add_argument("--whole-partners", action="store_true", help="Beside crops on both sides, crops on one alone.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     for world in options.worlds:
@@ -136,9 +150,20 @@ def main() -> None:
                     made = index.label(
                         layer, method, vocabulary=list(VOCABULARY), templates="none", bootstrap=0, crop=crop
                     )
-                    row["crop" if crop else "whole"] = {
-                        kind: (round(share.top1, 3), round(share.top5, 3)) for kind, share in accuracy(made).items()
-                    }
+                    row["crop" if crop else "whole"] = rounded(made)
+                if options.whole_partners:
+                    with whole_partners():
+                        made = index.label(
+                            layer,
+                            method,
+                            vocabulary=list(VOCABULARY),
+                            templates="none",
+                            bootstrap=0,
+                            crop=True,
+                            keep=False,
+                            recompute=True,
+                        )
+                    row["crop, partners whole"] = rounded(made)
                 print(json.dumps(row), flush=True)
 
 

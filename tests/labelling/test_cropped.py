@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import fakes
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from indexed import ENCODER
@@ -16,10 +18,20 @@ from csp_index import Index, NetworkSource, open_index
 from csp_index.contrast.crops import embed
 from csp_index.contrast.crops.embed import cut
 from csp_index.contrast.crops.regions import region_boxes
+from csp_index.contrast.examples import Examples
 from csp_index.errors import LabelError, SettingError, SourceError
 from csp_index.integrity.verify import verify
+from csp_index.labelling import pipeline
+from csp_index.labelling.cropped import PartnerCrops, _Pairs, with_crops
+from csp_index.labelling.evidence import Evidence
+from csp_index.records import NeuronKey
+from csp_index.service import ServiceSettings
+from csp_index.service.live.engine import Engine
+from csp_index.service.live.queries import LabelQuery
+from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, column_tables
 from csp_index.store.values.crops import append_crops
+from csp_index.store.values.derived_images import FIRST
 
 WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
 OPTIONS = {"vocabulary": WORDS, "templates": "none", "examples": 6}
@@ -78,6 +90,63 @@ def test_the_scores_are_those_of_the_crops(index: Index) -> None:
         assert {score.text: pytest.approx(score.score, abs=1e-5) for score in label.labels} == scores
 
 
+def evidence_of(index: Index, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Examples, Evidence]:
+    """The examples and evidence behind a label of neuron 0 from crops that is not kept."""
+    seen: list[tuple[Examples, Evidence]] = []
+
+    def spied(*given: Any) -> tuple[Examples, Evidence]:
+        seen.append(with_crops(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(pipeline, "with_crops", spied)
+    index.label("net/maps/0", "csp", crop=True, keep=False, **(OPTIONS | options))
+    return seen[-1]
+
+
+def test_partners_are_cropped_where_their_image_is(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples, evidence = evidence_of(index, monkeypatch, neighbours=2)
+    maps, encoder, count = index.maps("net/maps/0"), fakes.encoder(), 0
+    for rank, image in enumerate(examples.activating[0].tolist()):
+        (levels,) = maps.maps[maps.images == image]
+        (box,) = region_boxes(levels[None], np.array([[0.0, 0, 1, 1]]), np.array([[SIDE, SIDE]]))
+        for slot, partner in enumerate(examples.contrastive[0, rank].tolist()):
+            part = cut(Image.open(uris(index)[partner]).convert("RGB"), box, (SIDE, SIDE))
+            expected = encoder.embed_images(encoder.preprocess(part)[None])[0]
+            torch.testing.assert_close(evidence.vectors[evidence.contrastive[0, rank, slot]], expected)
+            count += 1
+    assert count == 12 and examples.whole_partners is not None and examples.whole_partners.tolist() == [0]
+
+
+def test_a_part_keeps_its_place_and_size_in_a_partner_of_another_shape(index: Index) -> None:
+    index.store.delete("images", "image_id = 3")
+    rows = index.store.read("images", where="image_id = 4").to_pylist()
+    index.store.append(
+        "images",
+        pa.Table.from_pylist(
+            [rows[0] | {"image_id": 3, "width": 4 * SIDE, "height": 2 * SIDE}],
+            schema=index.store.dataset("images").schema,
+        ),
+    )
+    pairs = _Pairs(np.array([0]), np.array([1]), np.array([[5, 0, 16, 32, 48]]))
+    partners = PartnerCrops.of(index.store, np.array([[[9, 9], [3, FIRST]]]), pairs)
+    assert partners.crops.tolist() == [[3, 32, 32, 96, 96]] and [axis.tolist() for axis in partners.places] == [
+        [0],
+        [1],
+        [0],
+    ]
+
+
+def test_without_the_encoder_partners_that_are_not_stored_stay_whole(index: Index) -> None:
+    index.label("net/maps/0", "semanticlens", crop=True, **OPTIONS)  # which has no partners
+    engine = Engine(Snapshot(index.uri), ServiceSettings())
+    query = LabelQuery((NeuronKey("net", "maps", 0),), "csp", crop=True, examples=6)
+    (result,) = engine.models().relabel(query)
+    assert "6 of their contrastive images stay whole" in result["note"]
+    index.label("net/maps/0", "csp", crop=True, **OPTIONS)
+    engine = Engine(Snapshot(index.uri), ServiceSettings())
+    assert "stay whole" not in engine.models().relabel(query)[0]["note"]
+
+
 def test_labels_with_and_without_crops_are_told_apart(index: Index) -> None:
     whole = index.label("net/maps", "csp", **OPTIONS)
     cropped = index.label("net/maps", "csp", crop=True, **OPTIONS)
@@ -134,7 +203,7 @@ def test_lost_pictures_stay_whole_and_that_is_said(index: Index, caplog: pytest.
     Image.new("RGB", (8, 8), (1, 2, 3)).save(uris(index)[top[0]])  # another picture now
     with caplog.at_level(logging.WARNING):
         label = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
-    assert "1 of 6 pictures cannot be cropped and stay whole, first reason:" in caplog.text
+    assert "1 of 10 pictures cannot be cropped and stay whole, first reason:" in caplog.text
     assert "it is another file than the one indexed" in caplog.text
     assert "1 of 6 stay whole, because their pictures cannot be opened" in label.note
     for uri in uris(index):

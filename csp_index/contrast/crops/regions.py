@@ -9,7 +9,7 @@ import numpy as np
 SHARE: Final = 0.2  # of a map's peak: what is less is not in the region
 LEAST: Final = 0.25  # of the picture's short side: the least side of a region
 MARGIN: Final = 0.1  # of the region's longer side, added on each side
-_VERSION: Final = 1  # of the formula: another one gives other crops
+_VERSION: Final = 2  # of the formula, of partners, too: another one gives other labels from crops
 
 
 def region_settings() -> dict[str, object]:
