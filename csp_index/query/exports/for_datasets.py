@@ -18,10 +18,7 @@ from csp_index.store.values.arrays import embedding_rows
 
 _README: Final = """---
 configs:
-- config_name: images
-  data_files: images.parquet
-- config_name: neurons
-  data_files: neurons.parquet
+{}
 ---
 
 Images, and what the neurons of a network mean, written by csp_index.
@@ -31,12 +28,14 @@ _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadat
 
 def write_datasets(subject: Subject, folder: Path) -> Exported:
     """Write the images (with the embeddings of the first encoder) and the neurons; return how many there are."""
-    (folder / "README.md").write_text(_README, encoding="utf-8")
     images = write_parquet(_image_tables(subject), folder / "images.parquet")
     neurons = write_parquet(
         (_described(subject.neurons(layer)) for layer in subject.layers), folder / "neurons.parquet"
     )
-    return Exported("datasets", images, neurons, 'datasets.load_dataset("{}", "neurons")')
+    written = [name for name, rows in (("images", images), ("neurons", neurons)) if rows]
+    configs = "\n".join(f"- config_name: {name}\n  data_files: {name}.parquet" for name in written)
+    (folder / "README.md").write_text(_README.format(configs), encoding="utf-8")
+    return Exported("datasets", images, neurons, f'datasets.load_dataset("{{}}", "{(written or ["images"])[-1]}")')
 
 
 def _image_tables(subject: Subject) -> Iterator[pa.Table]:

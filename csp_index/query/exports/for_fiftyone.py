@@ -23,6 +23,7 @@ from csp_index.store.image_metadata import image_records, parse_metadata
 
 _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadata"]
 _OWN = {"filepath", "tags", "metadata", "id", "_id", "media_type", "created_at", "last_modified_at"}
+_OWN |= {"pk", "media_reference"}  # reserved by its database's library, and for media that lie elsewhere
 _OURS = {"image_id", "uri", "neurons"}
 _LARGEST = 2**63  # whole numbers from there on do not fit into its database
 
@@ -146,8 +147,8 @@ def _sample(
 def _field(name: str) -> str:
     """Return a name that FiftyOne takes for a field: of letters, digits and _, and none of its own.
 
-    >>> _field("eye color"), _field("metadata"), _field("_x.y")
-    ('eye_color', 'metadata_', 'x_y')
+    >>> _field("eye color"), _field("metadata"), _field("_x.y"), _field("pk")
+    ('eye_color', 'metadata_', 'x_y', 'pk_')
     """
     plain = re.sub(r"\W", "_", name).lstrip("_") or "column"
     return f"{plain}_" if plain in _OWN | _OURS else plain

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from fakes import write_arrays
+from PIL import Image
 from planted import CONCEPTS, PLANTED, make_arrays, serve_planted
 
 from csp_index import Index, open_index
@@ -44,6 +45,14 @@ def test_datasets_reads_images_and_neurons(folders: dict[str, Path], tmp_path: P
     assert images.num_rows == 40 and images[3]["image"].size == (8, 8) and images[3]["image_id"] == 3
     assert sum(value * value for value in images[3]["embedding"]) == pytest.approx(1)
     assert neurons.num_rows == 17 and neurons[10]["address"] == "planted/words/0" and neurons[10]["label"] == "striped"
+
+
+def test_without_a_layer_only_the_images_are_named(tmp_path: Path) -> None:
+    index = open_index(tmp_path / "db")
+    index.add_images([("a.png", Image.new("RGB", (8, 8)))], encoders=["python:fakes:encoder"])
+    written = index.export("datasets", tmp_path / "out")
+    assert written.opening == f'datasets.load_dataset("{tmp_path / "out"}", "images")'
+    assert "neurons.parquet" not in (tmp_path / "out/README.md").read_text()
 
 
 def test_fiftyone_samples_name_the_neurons_that_fire(folders: dict[str, Path], index: Index) -> None:
