@@ -79,7 +79,7 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
             ray_address=options["ray_address"],
             progress=report,
         )
-    say_summary(summary, as_json)
+    say_summary(summary, as_json, db)
     if not summary.images:
         raise SourceError(why_nothing(opened))
 
@@ -113,7 +113,7 @@ def import_(db: str, as_json: bool, **options: Any) -> None:
     activations, layer = options.pop("activations"), options.pop("layer")
     with progress() as report:
         summary = open_index(db).import_arrays(activations, layer, progress=report, **options)
-    say_summary(summary, as_json)
+    say_summary(summary, as_json, db)
 
 
 @click.command()

@@ -130,16 +130,16 @@ def progress() -> Iterator[Report]:
     yield tell
 
 
-def say_summary(summary: IndexSummary, as_json: bool, *, with_layers: bool = True) -> None:
-    """Print what an indexing pass did; with the layers, by which command each is labeled."""
+def say_summary(summary: IndexSummary, as_json: bool, db: str | None) -> None:
+    """Print what an indexing pass did; where the index is named, also by which command each layer is labeled."""
     if as_json:
         say_json(asdict(summary))
         return
     failed = f", {summary.failed:,} could not be read or used (see the table `failures`)" if summary.failed else ""
     added = f"{summary.added:,} image{'' if summary.added == 1 else 's'} added{failed}"
     say(f"{added}; the index holds {summary.images:,} ({summary.seconds:.1f} s)")
-    for layer in summary.layers if summary.images and with_layers else ():
-        say(f"layer {layer} is ready: csp-index label DB --layer {layer}")
+    for layer in summary.layers if summary.images and db is not None else ():
+        say(f"layer {layer} is ready: {shlex.join(['csp-index', 'label', str(db), '--layer', layer])}")
     for layer, count in summary.latents.items():
         dead = f"{count['dead']:,} of {count['latents']:,} latents are dead (fire on no image)"
         say(f"layer {layer}: {dead}, {count['dense']:,} are dense (on more than half of the images)", err=True)

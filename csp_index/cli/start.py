@@ -71,7 +71,7 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     with progress() as tell:
         summary = index.add_images(images, encoders=encoders, networks=networks, progress=tell)
     if not as_json:
-        say_summary(summary, as_json, with_layers=False)
+        say_summary(summary, as_json, None)
     if not summary.images:
         raise SourceError(why_nothing(index))
     vocabulary, method = _vocabulary(index, options["vocabulary"], choices), options["method"]

@@ -166,7 +166,7 @@ def test_index_tells_a_summary_and_goes_on(run, tmp_path):
     said = run("index", tmp_path / "db", source, "--encoder", ENCODER, *NETWORK)
     assert said.status == 0, said.err
     assert said.out.startswith("9 images added; the index holds 9 (")
-    assert "layer net/concepts is ready: csp-index label DB --layer net/concepts" in said.out
+    assert f"layer net/concepts is ready: csp-index label {tmp_path / 'db'} --layer net/concepts" in said.out
     fakes.write_images(source, 2, start=9)
     (source / "broken.png").write_bytes(b"")
     again = run("index", tmp_path / "db", source, "--json")
