@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fakes import write_arrays, write_images
+from killing import killed_at
+from lance.dataset import LanceDataset
 from made_once import made_once
 
 from csp_index import Index, NetworkSource, open_index
@@ -170,19 +168,17 @@ def test_the_run_is_recorded(index):
     assert (last["run_id"], last["command"], last["state"]) == (summary.run_id, "optimize", "done")
 
 
-KILLED = """
-    import os, signal, sys
-    from lance.dataset import LanceDataset
-    from csp_index import open_index
-    LanceDataset.create_index = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-    open_index(sys.argv[1]).optimize(kind="ivf_flat", keep_hours=0)
-"""
-
-
-def test_a_killed_run_leaves_a_usable_index_and_is_made_good(index, arrays):
+def test_a_killed_run_leaves_a_usable_index_and_is_made_good(index, arrays, monkeypatch):
     before = labels(index, arrays)
-    code = [sys.executable, "-c", textwrap.dedent(KILLED), index.uri]
-    assert subprocess.run(code, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode == -9
+    with killed_at(10**6) as kill, monkeypatch.context() as patch:
+
+        def dies(*_: object, **__: object) -> None:
+            kill.left = 1
+            kill.look()
+
+        patch.setattr(LanceDataset, "create_index", dies)
+        open_index(index.uri).optimize(kind="ivf_flat", keep_hours=0)
+    assert kill.done
     again = open_index(index.uri)
     assert again.status()["runs"][-1]["state"] == "interrupted"
     assert labels(again, arrays) == before

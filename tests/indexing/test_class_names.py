@@ -51,12 +51,10 @@ def test_show_and_the_page_say_the_name_apart_from_the_label(db: Path, capsys: p
     assert "  the weights call this output '<b>shark</b>', which is no label\n" in capsys.readouterr().out
     assert view.as_json()["class_name"] == "<b>shark</b>"
     assert open_index(db).view("vit/layernorm/0", "mean-centred", vocabulary=["red"]).class_name is None
-    with TestClient(make_app(db, ServiceSettings()), base_url="http://127.0.0.1:8000") as client:
-        page = client.get("/neurons/vit/classifier/2").text
-        assert (
-            "&lt;b&gt;shark&lt;/b&gt;" in page and "<b>shark" not in page and "named by the weights, no label" in page
-        )
-        assert client.get("/neurons/vit/classifier/2.json").json()["class_name"] == "<b>shark</b>"
+    client = TestClient(make_app(db, ServiceSettings()), base_url="http://127.0.0.1:8000")  # it loads no models
+    page = client.get("/neurons/vit/classifier/2").text
+    assert "&lt;b&gt;shark&lt;/b&gt;" in page and "<b>shark" not in page and "named by the weights, no label" in page
+    assert client.get("/neurons/vit/classifier/2.json").json()["class_name"] == "<b>shark</b>"
 
 
 def test_the_names_are_written_once_and_other_ones_replace_them(tmp_path: Path) -> None:

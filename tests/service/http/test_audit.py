@@ -18,8 +18,9 @@ EVIL = "<script>alert('pink')</script>"
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     folder = tmp_path_factory.mktemp("audited")
     audit(make_audited(folder, value=EVIL), ("pink", "ring", "ring"))
-    with TestClient(make_app(folder / "db", ServiceSettings()), base_url="http://127.0.0.1") as found:
-        yield found
+    yield TestClient(
+        make_app(folder / "db", ServiceSettings()), base_url="http://127.0.0.1"
+    )  # not started: it loads models only when asked for what needs them
 
 
 def test_the_page_its_twin_and_the_api_say_the_same(client: TestClient) -> None:

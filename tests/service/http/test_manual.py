@@ -23,8 +23,9 @@ TOKEN = "a token of some length"
 @pytest.fixture(scope="module")
 def client(arrays: Any) -> Iterator[TestClient]:
     app = make_app(arrays[0].store.uri, ServiceSettings())
-    with TestClient(app, base_url="http://127.0.0.1", headers=HTML) as found:
-        yield found
+    yield TestClient(
+        app, base_url="http://127.0.0.1", headers=HTML
+    )  # not started: it loads models only when asked for what needs them
 
 
 @pytest.fixture

@@ -39,8 +39,9 @@ def effects(db: Path) -> LayerEffects:
 
 @pytest.fixture(scope="module")
 def client(db: Path) -> Iterator[TestClient]:
-    with TestClient(make_app(db, ServiceSettings()), base_url="http://localhost") as client:
-        yield client
+    yield TestClient(
+        make_app(db, ServiceSettings()), base_url="http://localhost"
+    )  # not started: it loads models only when asked for what needs them
 
 
 def test_a_neurons_page_shows_its_effects(client: TestClient, effects: LayerEffects) -> None:
