@@ -19,7 +19,8 @@ from csp_index.indexing.doctor.examination import Examination
 from csp_index.indexing.import_arrays import import_arrays
 from csp_index.integrity.verify import verify
 from csp_index.labelling.candidates import CandidateTexts
-from csp_index.labelling.request import CROP, LabelRequest
+from csp_index.labelling.methods import CROP
+from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.texts.candidate_names import Candidates
 from csp_index.models.index_models import GivenModel, Models, NetworkSource
 from csp_index.models.objects import Encoder, Network, list_layers

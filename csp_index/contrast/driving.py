@@ -69,8 +69,9 @@ class MapMaker:
 
     @cached_property
     def side(self) -> float | None:
-        """The part of a picture that maps cover, as `Frame.side`."""
-        return middle_square(self._network.preprocess)
+        """The part of a picture that maps cover, as `Frame.side`: of the precision in which it is stored."""
+        side = middle_square(self._network.preprocess)
+        return None if side is None else float(np.float32(side))
 
     def frame(self, levels: torch.Tensor) -> Frame:
         """Return what maps [C, h, w] share."""

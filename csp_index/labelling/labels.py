@@ -13,7 +13,8 @@ from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.crops.regions import region_settings
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.kept.read_labels import read_labels
-from csp_index.labelling.request import CROP, KEPT, LabelRequest, examples_described
+from csp_index.labelling.methods import CROP
+from csp_index.labelling.request import KEPT, LabelRequest, examples_described
 from csp_index.records import Label
 from csp_index.store.runs import settings_hash
 from csp_index.store.tables import Store

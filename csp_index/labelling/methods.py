@@ -13,6 +13,8 @@ from csp_index.errors import LabelError
 from csp_index.models.plugins import METHOD_GROUP, offered
 from csp_index.records import ContrastKind
 
+CROP: Final = "crop"
+"""The option that is none of examples or scores: see `MethodInfo.takes_crops`."""
 RECOMMENDED: Final = "firing-contrast"
 """The default method. No method is best on all data; this one was chosen on drawn worlds and real pictures together.
 
@@ -69,7 +71,7 @@ class MethodInfo:
         """What the explorer's panel lets a reader move, besides the number of examples."""
         contrast = ("contrast",) if self.needs_contrast and self.contrast is None else ()
         own = (*(name for name in self.options if name == "gamma"), *contrast, *("threshold",) * self.needs_contrast)
-        return (*own, *("crop",) * self.takes_crops)
+        return (*own, *(CROP,) * self.takes_crops)
 
 
 METHODS: Final[dict[str, MethodInfo]] = {

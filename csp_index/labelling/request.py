@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import LabelError, SettingError
-from csp_index.labelling.methods import METHODS, MethodInfo, check_method, default_method, methods_with
+from csp_index.labelling.methods import CROP, METHODS, MethodInfo, check_method, default_method, methods_with
 from csp_index.records import ExampleOptions, ScoringOptions
 from csp_index.store.catalog import EncoderInfo
 
 if TYPE_CHECKING:
     from csp_index.labelling.scoring import ScoringMethod
 
-CROP = "crop"  # the option that is none of examples or scores
 KEPT = 20  # candidates stored with each neuron, or more where more are requested
 
 

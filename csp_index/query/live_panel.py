@@ -16,8 +16,7 @@ from typing import Any, Final
 
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.errors import CspIndexError, QueryError, SettingError
-from csp_index.labelling.methods import METHODS, RECOMMENDED, controls
-from csp_index.labelling.request import CROP
+from csp_index.labelling.methods import CROP, METHODS, RECOMMENDED, controls
 from csp_index.records import ExampleOptions, Label, ScoringOptions
 
 PAIRS: Final = 8

@@ -11,6 +11,7 @@ from made_once import allow_originals, made_once
 from spots import spotted
 
 from csp_index import Index, NetworkSource, open_index
+from csp_index.contrast import driving
 from csp_index.errors import NotFoundError, SourceError
 from csp_index.integrity.verify import verify
 from csp_index.query.stored_pictures import StoredVeils
@@ -66,6 +67,17 @@ def test_what_is_stored_is_not_made_again_unless_that_is_asked_for(index: Index)
     again = index.maps("spot/vector/0")
     assert np.array_equal(again.images, kept.images) and np.array_equal(again.maps, kept.maps)
     assert index.store.count(TABLE) == 2
+
+
+def test_neurons_are_added_where_maps_cover_a_part_of_a_picture(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driving, "middle_square", lambda preprocess: 0.1)  # stored as another number
+    for neuron in (0, 1):
+        index.make_maps(f"spot/vector/{neuron}")
+    assert (
+        index.maps("spot/vector/0").frame
+        == index.maps("spot/vector/1").frame
+        == index.compute_maps("spot/vector/1").frame
+    )
 
 
 def test_images_that_come_later_push_maps_out(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-from csp_index.labelling.methods import default_method, methods_with
-from csp_index.labelling.request import CROP
+from csp_index.labelling.methods import CROP, default_method, methods_with
 from csp_index.labelling.review.words import PINNED
 from csp_index.labelling.vocabularies import BUILT_IN
 from csp_index.models.prompt_templates import TEMPLATE_SETS

@@ -25,8 +25,9 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.cost import check_cost
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.label_values import labels_of
+from csp_index.labelling.methods import CROP
 from csp_index.labelling.pipeline import Pipeline
-from csp_index.labelling.request import CROP, LabelRequest, make_request
+from csp_index.labelling.request import LabelRequest, make_request
 from csp_index.lru_cache import LRUCache
 from csp_index.records import ExamplePair, Label, LabelScore, LayerKey, NeuronKey
 from csp_index.service.documents.neuron_shapes import LiveLabel
