@@ -86,9 +86,14 @@ def index(db: str, source: str | None, as_json: bool, device: str | None, trust:
 
 def why_nothing(index: Index) -> str:
     """Return why an index has no image after a pass: the first of the failures, if there is one."""
-    first = index.sql("SELECT uri, reason FROM failures ORDER BY uri LIMIT 1").to_arrow().to_pylist()
-    why = "; ".join(f"the first is {row['uri']}: {row['reason']}" for row in first) or "the source has none"
-    return f"no image was indexed: {why}"
+    first = first_failure(index)
+    return f"no image was indexed: {f'the first is {first}' if first else 'the source has none'}"
+
+
+def first_failure(index: Index) -> str:
+    """Return the first image that could not be read or used, with the reason; "" where there is none."""
+    rows = index.sql("SELECT uri, reason FROM failures ORDER BY uri LIMIT 1").to_arrow().to_pylist()
+    return "".join(f"{row['uri']}: {row['reason']}" for row in rows)
 
 
 @click.command("import")

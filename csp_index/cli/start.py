@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.index import why_nothing
+from csp_index.cli.index import first_failure, why_nothing
 from csp_index.cli.network_options import chosen_models, network_options
 from csp_index.cli.options import (
     OPENING,
@@ -74,6 +74,9 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
         say_summary(summary, as_json, None)
     if not summary.images:
         raise SourceError(why_nothing(index))
+    if summary.failed and not as_json:
+        every = shlex.join(["csp-index", "sql", place, "SELECT uri, reason FROM failures"])
+        say(f"the first of {summary.failed:,}: {first_failure(index)}; all: {every}", err=True)
     vocabulary, method = _vocabulary(index, options["vocabulary"], choices), options["method"]
     layers = [str(info.key) for info in catalog.layers(index.store)]
     with progress() as tell:

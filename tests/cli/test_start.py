@@ -81,11 +81,15 @@ def test_a_table_that_fits_no_image_is_refused_before_a_model_is_loaded(run, no_
     assert "metadata.csv" in said.err.splitlines()[-1]
 
 
-def test_what_the_table_joined_is_said_once(run, pictures):
+def test_what_the_table_joined_and_what_failed_is_said_once(run, pictures):
     with open("photos/metadata.csv", "w") as file:
         file.write("file_name,bird\n" + "".join(f"{'ba'[n % 2]}/img{n:05d}.png,{n}\n" for n in range(12)))
+    with open("photos/broken.png", "w") as file:
+        file.write("no picture")
     said = run("start", pictures, *MODELS, "--vocabulary", "metadata:nothing")
-    assert said.err.count("metadata.csv") == 1
+    assert said.err.count("metadata.csv: ") == 1
+    assert "the first of 1: " in said.err and "photos/broken.png: not an image that Pillow can read; all: " in said.err
+    assert "csp-index sql photos.db 'SELECT uri, reason FROM failures'\n" in said.err
     assert said.err.splitlines()[-1].startswith("Error: no image has the metadata column 'nothing'")
 
 
