@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Form, Query
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from csp_index.errors import LabelError, ModelError, SettingError
+from csp_index.errors import LabelError, ModelError, SettingError, StudyError
 from csp_index.records import LayerKey
 from csp_index.service.documents import layer_map
 from csp_index.service.documents.layer import (
@@ -121,7 +121,7 @@ def _add_pages(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         if shown == "cards":
             try:
                 points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
-            except (ModelError, LabelError):  # without embeddings or texts there are no concept vectors
+            except (ModelError, LabelError, StudyError):  # no concept vectors, or a damaged map, whose own page says so
                 points = None
         return renderer.page("layer", page=page, **_layer_context(service, key, query, page, points, shown, view))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from csp_index.errors import StudyError
 from csp_index.records import LayerKey
 from csp_index.store import schema
 from csp_index.store.catalog import LayerInfo, of_layer, sql_text
@@ -18,6 +19,7 @@ from csp_index.studies.layer_maps.records import LayerMap
 from csp_index.studies.shown_labels import shown_labels
 
 _TABLES = (LAYER_MAPS, MAP_CLUSTERS, MAP_PLACES)
+_KNOWN = ("encoder", "vectors", "seed", "neighbors", "min_dist", "cluster_size", "neurons")
 _SAME = ("encoder", "vectors", "seed", "neighbors", "min_dist", "cluster_size", "trust", "plane_trust")
 
 
@@ -28,7 +30,10 @@ def map_heads(store: Store) -> dict[LayerKey, dict[str, Any]]:
 
 
 def stored_map(store: Store, target: LayerInfo, settings_hash: str | None = None) -> LayerMap | None:
-    """Return the map of a layer, named by the labels that are shown now; None without one (of a settings hash)."""
+    """Return the map of a layer, named by the labels that are shown now; None without one (of a settings hash).
+
+    Raises StudyError for rows that are no map: an index may be damaged, or come from a stranger.
+    """
     head = map_heads(store).get(target.key)
     if head is None or settings_hash not in (None, head["settings_hash"]):
         return None
@@ -37,6 +42,12 @@ def stored_map(store: Store, target: LayerInfo, settings_hash: str | None = None
     neurons = rows["neuron"].to_numpy().astype(np.int64)
     places = np.stack([rows["x"].to_numpy(), rows["y"].to_numpy()], axis=1)
     clusters = rows["cluster"].fill_null(-1).to_numpy().astype(np.int64)
+    wrong = _fault(head, neurons, places, clusters, target.neurons)
+    if wrong:
+        raise StudyError(
+            f"the stored map of {target.key} is damaged ({wrong}): run `csp-index map DB --layer {target.key} "
+            "--recompute`, and `csp-index verify DB` for the rest of the index"
+        )
     central = rows["central"].cast(pa.float64()).fill_null(np.nan).to_numpy()
     texts = shown_labels(store, target).texts
     found = LayerMap(
@@ -58,6 +69,23 @@ def stored_map(store: Store, target: LayerInfo, settings_hash: str | None = None
         vectors_digest=head["vectors_digest"],
     )
     return found.with_labels(tuple(texts[neuron] for neuron in neurons.tolist()))
+
+
+def _fault(head: Mapping[str, Any], neurons: np.ndarray, places: np.ndarray, clusters: np.ndarray, most: int) -> str:
+    """Return why rows are no map of a layer of `most` neurons, "" if they are: places [P, 2], clusters [P] (-1: none).
+
+    Clusters are numbered without gaps, or their names could take all memory.
+    """
+    if any(head[name] is None for name in _KNOWN) or len(head["explained"] or ()) != 2 or None in head["explained"]:
+        return "its head is incomplete"
+    if len(np.unique(neurons)) != len(neurons) or (len(neurons) and not 0 <= neurons[0] <= neurons[-1] < most):
+        return "neurons are there twice, or are none of the layer's"
+    if not ((places >= 0) & (places <= 1)).all():
+        return "places lie outside the map"
+    numbers = np.unique(clusters[clusters >= 0])
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        return "clusters are not numbered from 0"
+    return ""
 
 
 def stored_names(store: Store, found: LayerMap) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mapped
@@ -11,9 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from starlette.testclient import TestClient
 
 from csp_index import Index, open_index
 from csp_index.errors import NotFoundError, SettingError, StudyError
+from csp_index.service import ServiceSettings, make_app
+from csp_index.store import schema
+from csp_index.store.connect import open_store
 from csp_index.studies.layer_maps import placing
 
 
@@ -122,6 +127,36 @@ def test_what_does_not_exist_or_fit_is_refused(index: Index) -> None:
     ):
         with pytest.raises(SettingError, match=message):
             index.make_map(mapped.LAYER, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("map_places", "neuron", 10**6, "neurons are there twice, or are none of the layer's"),
+        ("map_places", "neuron", 1, "neurons are there twice"),
+        ("map_places", "cluster", 2**31 - 1, "clusters are not numbered from 0"),
+        ("map_places", "x", float("nan"), "places lie outside the map"),
+        ("layer_maps", "explained", [0.5], "its head is incomplete"),
+        ("layer_maps", "min_dist", None, "its head is incomplete"),
+    ],
+)
+def test_a_damaged_map_is_one_line(index: Index, table: str, column: str, value: object, message: str) -> None:
+    """An index may come from a stranger: a number of a cluster decides how much memory its names take."""
+    index.make_map(mapped.LAYER, cluster_size=4)
+    store = open_store(index.uri)
+    with store.write_lock():
+        rows = store.read(table).to_pylist()
+        rows[0][column] = value
+        store.delete(table, "true")
+        store.append(table, pa.Table.from_pylist(rows, schema=schema.table_schema(table)))
+    damaged = open_index(index.uri)
+    for call in (damaged.map, partial(damaged.make_map, cluster_size=4)):
+        with pytest.raises(StudyError, match=f"the stored map of {mapped.LAYER} is damaged .{message}"):
+            call(mapped.LAYER)
+    with TestClient(make_app(index.uri, ServiceSettings(follow=0.0)), "http://localhost:8000") as client:
+        assert client.get(f"/layers/{mapped.LAYER}/map.json").status_code == 400
+        assert client.get(f"/layers/{mapped.LAYER}?view=cards").status_code == 200
+    assert damaged.make_map(mapped.LAYER, cluster_size=4, recompute=True).named
 
 
 def test_an_interrupted_map_leaves_the_earlier_one(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
