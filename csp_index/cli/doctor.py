@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from csp_index.cli.network_options import chosen_models, network_options
-from csp_index.cli.options import SOURCE_OPTIONS, images_option, json_option, source_options, trust_option, whole
+from csp_index.cli.options import (
+    SOURCE_OPTIONS,
+    device_option,
+    dtype_option,
+    images_option,
+    json_option,
+    source_options,
+    trust_option,
+    whole,
+)
 from csp_index.cli.output import say, say_json
 
 
@@ -16,9 +25,9 @@ from csp_index.cli.output import say, say_json
 @click.argument("place", metavar="DB_OR_SOURCE")
 @network_options
 @source_options
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@dtype_option
 @click.option("--sample", type=whole("sample"), default=8, show_default=True, help="How many images are tried.")
-@click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+@device_option
 @images_option
 @trust_option
 @json_option

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, OPENING, candidate_texts, give_spec, json_option, opening_options, whole
+from csp_index.cli.options import (
+    FILE,
+    OPENING,
+    candidate_texts,
+    give_spec,
+    json_option,
+    neurons_option,
+    opening_options,
+    seed_option,
+    templates_option,
+    text_arrays,
+    vocabulary_option,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.evaluation.metrics.table import HEADLINES, NEURON_HEADLINES
 from csp_index.printable import printable
@@ -27,7 +40,7 @@ _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreemen
 @click.command()
 @click.argument("db", metavar="[DB]", required=False)
 @click.option("--layer", help="MODEL/LAYER.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neurons_option
 @click.option(
     "--method", "methods", multiple=True, help="Labeling method, with options as in csp:gamma=0.5; repeatable."
 )
@@ -38,20 +51,13 @@ _GRADES = {"agreement-exact": "{:.2f}", "agreement-overlap": "{:.2f}", "agreemen
     help="Labels made elsewhere, judged beside the methods: neuron,label[,weight], or as published; repeatable.",
 )
 @click.option("--labels-layer", help="What the tables of --labels call the layer, if it is not its own name.")
-@click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
-@click.option("--text-embeddings", type=FILE, help="Precomputed text embeddings [labels, dimensions], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@vocabulary_option
+@templates_option
+@text_arrays
 @click.option("--held-out", type=float, default=0.5, show_default=True, help="Share of images that judge.")
 @click.option("--choose-on", help="The images' own split that chooses labels, instead of a drawn one.")
 @click.option("--judge-on", help="The images' own split that judges labels.")
-@click.option(
-    "--seed",
-    type=whole("study-seed"),
-    default=0,
-    show_default=True,
-    help="Seed of the split and of all other random draws.",
-)
+@seed_option("Seed of the split and of all other random draws.")
 @click.option("--encoder", callback=give_spec, help="The encoder that labels, if the index has several.")
 @click.option("--judge", callback=give_spec, help="The encoder that judges; by default the one that labels.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, if the index has none.")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from csp_index.cli.options import FILE, database, give_spec, json_option
+from csp_index.cli.options import FILE, database, give_spec, json_option, layer_option
 from csp_index.cli.output import say, say_json
 from csp_index.printable import printable
 
@@ -14,7 +14,7 @@ from csp_index.printable import printable
 @click.command("import-labels")
 @database
 @click.argument("file", type=FILE)
-@click.option("--layer", required=True, help="MODEL/LAYER.")
+@layer_option
 @click.option("--name", help="The name under which they are a method; by default the file's, without its ending.")
 @click.option("--labels-layer", "layer_name", help="What the file calls the layer, if it is not its own name.")
 @click.option("--replace", "replaces", is_flag=True, help="Replace other labels that were imported under this name.")

@@ -14,6 +14,8 @@ from csp_index.cli.options import (
     SOURCE_OPTIONS,
     complete_files,
     database,
+    device_option,
+    dtype_option,
     images_option,
     json_option,
     neuron_options,
@@ -28,8 +30,6 @@ from csp_index.errors import SourceError
 if TYPE_CHECKING:
     from csp_index.index import Index
 
-_device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
-
 
 @click.command()
 @database
@@ -38,13 +38,13 @@ _device = click.option("--device", help="Where models run: auto, cpu, cuda, mps.
 @source_options
 @click.option("--strict", is_flag=True, help="Refuse a source of which a file would be passed over.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048); a kill loses two at most.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@dtype_option
 @click.option("--decode-workers", type=whole("decode-workers"), help="Processes that decode, 0: threads (by size).")
 @click.option("--draft/--no-draft", default=None, help="Decode large JPEGs reduced, faster (as the index, or no).")
 @click.option("--maps/--no-maps", default=None, help="Keep maps of where neurons fire (new layers; as the index).")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: on a cluster of machines.")
 @click.option("--ray-address", metavar="HOST:PORT", help="Ray cluster to join; by default one on this machine.")
-@_device
+@device_option
 @images_option
 @trust_option
 @json_option
@@ -105,7 +105,7 @@ def first_failure(index: Index) -> str:
 @click.option("--encoder", default="arrays", show_default=True, help="Name of the encoder the embeddings came from.")
 @click.option("--logit-scale", type=float, help="The encoder's multiplier of the cosine, often 100 for CLIP.")
 @click.option("--shard-size", type=whole("shard-size"), help="Images per shard (2048).")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32).")
+@dtype_option
 @json_option
 def import_(db: str, as_json: bool, **options: Any) -> None:
     """Import precomputed arrays; row i is image i.

@@ -8,14 +8,16 @@ from typing import Any
 import click
 
 from csp_index.cli.options import (
-    FILE,
     candidate_texts,
     contrast_options,
     encoder_option,
     images_option,
     json_option,
+    neurons_option,
     read_database,
     templates_option,
+    text_arrays,
+    top_option,
     trust_option,
     version_option,
     vocabulary_option,
@@ -42,7 +44,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.command(epilog=_method_list())
 @read_database
 @click.option("--layer", "layers", required=True, help="MODEL/LAYER, several with commas, or all.")
-@click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+@neurons_option
 @_METHODS
 @vocabulary_option
 @templates_option
@@ -57,8 +59,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
 @click.option(
     "--check", is_flag=True, help="Make no labels; report which candidates of models score below the vocabulary's best."
 )
-@click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@text_arrays
 @click.option("--gamma", type=float, help="csp: share of the contrastive direction that is removed, 0 to 1 (1).")
 @click.option("--alpha", type=float, help="contrastive-pmi: the contrastive set's share of the prior, 0 to 1 (0.5).")
 @click.option("--examples", type=whole("examples"), help=f"Activating images per neuron ({defaults_of('examples')}).")
@@ -94,7 +95,7 @@ _DEVICE = click.option("--device", help="Where the encoder and the products run:
     "--bootstrap", type=whole("bootstrap"), help="Resamples that say how stable a label is, 0 for none (100)."
 )
 @click.option("--seed", type=whole("seed"), help="Seed of random contrast, random labels and resamples (0).")
-@click.option("--top", type=whole("top"), default=5, show_default=True, help="Candidates per neuron.")
+@top_option(5, "Candidates per neuron.")
 @encoder_option
 @_DEVICE
 @images_option

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import click
 
-from csp_index.cli.options import FILE, read_database, trust_option, version_option
+from csp_index.cli.options import read_database, served_texts, trust_option, version_option
 
 
 @click.command()
 @read_database
 @click.option("--sql/--no-sql", default=True, show_default=True, help="Offer SQL.")
-@click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@served_texts
 @trust_option
 @version_option
 def mcp(db: str, sql: bool, text_embeddings: str | None, texts: str | None, trust: bool, version: str | None) -> None:

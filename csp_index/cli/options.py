@@ -61,14 +61,28 @@ images_option = click.option(
     help="Open original images below DIR, though their addresses come from the index; repeatable.",
 )
 
-_NEURONS = (
-    click.option("--layer", required=True, help="MODEL/LAYER."),
-    click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20."),
+layer_option = click.option("--layer", required=True, help="MODEL/LAYER.")
+neurons_option = click.option("--neurons", default="all", show_default=True, help="all, 0,5,9 or 10-20.")
+vocabulary_option = click.option(
+    "--vocabulary",
+    help="imagenet1k, imagenet21k, a text file, FILE.parquet:COLUMN, FILE.csv:COLUMN or metadata:COLUMN; "
+    "by default the last one used.",
 )
-_TEXTS = (
+templates_option = click.option(
+    "--templates", help="Prompt templates: none, csp, openai or a text file; by default the last ones used."
+)
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), help="How activations are stored (float32)."
+)
+device_option = click.option("--device", help="Where models run: auto, cpu, cuda, mps.")
+_TEXTS = click.option("--texts", type=FILE, help="Their texts, one per line.")
+_ARRAYS = (
     click.option("--text-embeddings", type=FILE, help="Text embeddings made elsewhere [labels, dimensions], .npy."),
-    click.option("--texts", type=FILE, help="Their texts, one per line."),
-    click.option("--templates", help="Prompt templates; by default the last ones used."),
+    _TEXTS,
+)
+_SERVED = (
+    click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy."),
+    _TEXTS,
 )
 
 OPENING: Final = ("device", "trust", "image_roots")
@@ -100,12 +114,22 @@ SOURCE_OPTIONS = ("metadata", "metadata_key", "class_names", "image_column")
 
 def neuron_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command choose neurons of a layer: --layer, --neurons."""
-    return _with(_NEURONS, command)
+    return _with((layer_option, neurons_option), command)
+
+
+def text_arrays(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take texts made elsewhere, beside --vocabulary: `candidate_texts` reads them."""
+    return _with(_ARRAYS, command)
+
+
+def served_texts(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a service take the texts by which an index of arrays is labeled."""
+    return _with(_SERVED, command)
 
 
 def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take texts made elsewhere, and templates; beside --vocabulary."""
-    return _with(_TEXTS, command)
+    return _with((*_ARRAYS, templates_option), command)
 
 
 def opening_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,14 +173,6 @@ def give_spec(context: click.Context, parameter: click.Parameter, spec: str | No
     return spec
 
 
-vocabulary_option = click.option(
-    "--vocabulary",
-    help="imagenet1k, imagenet21k, a text file, FILE.parquet:COLUMN, FILE.csv:COLUMN or metadata:COLUMN; "
-    "by default the last one used.",
-)
-templates_option = click.option(
-    "--templates", help="Prompt templates: none, csp, openai or a text file; by default the last ones used."
-)
 encoder_option = click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
 
 
@@ -188,6 +204,16 @@ _BOUNDS = {name.replace("_", "-"): bounds for name, bounds in BOUNDS.items()} | 
 def whole(option: str) -> click.IntRange:
     """Return the type of an option that takes a whole number: the one place that bounds it."""
     return click.IntRange(*_BOUNDS[option])
+
+
+def seed_option(says: str) -> Callable[..., Any]:
+    """Return the option --seed of a command that draws; `says` what."""
+    return click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help=says)
+
+
+def top_option(usual: int, says: str) -> Callable[..., Any]:
+    """Return the option --top of a command that shows the first of many; `says` of what."""
+    return click.option("--top", type=whole("top"), default=usual, show_default=True, help=says)
 
 
 def contrast_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,10 +13,10 @@ from csp_index.cli.options import (
     json_option,
     read_database,
     templates_option,
+    top_option,
     trust_option,
     version_option,
     vocabulary_option,
-    whole,
 )
 from csp_index.cli.output import say, say_json
 from csp_index.labelling.methods import RECOMMENDED
@@ -60,7 +60,7 @@ def show(db: str, neuron: str, card: str | None, as_json: bool, **options: Any) 
 @click.argument("text", required=False)
 @click.option("--image", type=FILE, help="Search by a picture file instead of a text.")
 @click.option("--layer", help="Only this MODEL/LAYER.")
-@click.option("--top", type=whole("top"), default=10, show_default=True, help="Neurons to print.")
+@top_option(10, "Neurons to print.")
 @templates_option
 @encoder_option
 @trust_option
@@ -118,7 +118,7 @@ def sql(db: str, statement: str, kind: Any, out: str | None, version: str | None
 @read_database
 @click.option("--layer", help="Only this MODEL/LAYER.")
 @click.option("--method", help="The newest labels by this method, or `all`; by default the labels shown everywhere.")
-@click.option("--top", type=whole("top"), default=1, show_default=True, help="Candidates per neuron.")
+@top_option(1, "Candidates per neuron.")
 @click.option(
     "--format",
     "kind",

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, database, json_option, trust_option, version_option, whole
+from csp_index.cli.options import FILE, database, json_option, served_texts, trust_option, version_option, whole
 from csp_index.cli.output import say
 from csp_index.labelling.review.words import DRAWS
 
@@ -27,8 +27,7 @@ from csp_index.labelling.review.words import DRAWS
 )
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Another host name of the service; may be repeated.")
 @click.option("--allow-origin", multiple=True, metavar="URL", help="A site whose scripts may read it; may be repeated.")
-@click.option("--text-embeddings", type=FILE, help="Labels for an index of arrays: embeddings [labels, D], .npy.")
-@click.option("--texts", type=FILE, help="Their texts, one per line.")
+@served_texts
 @click.option("--workers", type=whole("workers"), help="Processes that answer, each with its own models (1).")
 @click.option("--write", is_flag=True, help="Let readers write notes; beyond 127.0.0.1 it needs --token-file.")
 @click.option("--rate", is_flag=True, help="Offer /rate, where people say whether labels are true of pictures.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import json_option, read_database, version_option, whole
+from csp_index.cli.options import json_option, layer_option, read_database, top_option, version_option, whole
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ _CHANCE = "no AUROC is above 0.5 by more than chance"
 
 @click.command()
 @read_database
-@click.option("--layer", required=True, help="MODEL/LAYER.")
+@layer_option
 @click.option("--by", required=True, help="Metadata column, or outputs:MODEL/LAYER: the output highest on an image.")
 @click.option("--class", "name", help="Only this class.")
 @click.option("--neuron", type=whole("neuron"), help="Only this neuron: the classes that it tells best.")
-@click.option("--top", type=whole("top"), default=3, show_default=True, help="Neurons per class, or classes.")
+@top_option(3, "Neurons per class, or classes.")
 @click.option("--classes", type=whole("classes"), help="Keep this many classes, those with the most images (1000).")
 @click.option("--bins", type=whole("bins"), help="Divide a column of numbers into bins of as many images each (10).")
 @click.option("--firing", help="A neuron fires above this: a number, mean, quantile:Q or max:F (0).")

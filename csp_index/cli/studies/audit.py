@@ -6,7 +6,17 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, OPENING, database, give_spec, json_option, logit_options, opening_options
+from csp_index.cli.options import (
+    FILE,
+    OPENING,
+    database,
+    encoder_option,
+    json_option,
+    logit_options,
+    opening_options,
+    templates_option,
+    vocabulary_option,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
 
@@ -21,9 +31,9 @@ from csp_index.printable import printable
     "--artefact", "artefacts", multiple=True, metavar="COLUMN", help="Column that must not matter (all others)."
 )
 @click.option("--method", help="Method of the labels with contrast, as for `csp-index label`.")
-@click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
-@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
+@vocabulary_option
+@templates_option
+@encoder_option
 @logit_options
 @click.option("--threshold", type=float, help="Score from which on a finding counts, 0 to 1 (0.25).")
 @click.option("--all", "every", is_flag=True, help="Print findings below the threshold, too.")

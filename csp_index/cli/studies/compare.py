@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, give_spec, json_option, read_database, whole
+from csp_index.cli.options import FILE, give_spec, json_option, read_database, seed_option, top_option
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
 
@@ -28,8 +28,8 @@ _NAMES = {"concepts": "concept vectors", "activations": "activations"}
     metavar="LAYER",
     help="A layer MODEL/LAYER that has learned nothing, as SECOND with --weights redrawn:1: a third null.",
 )
-@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of the nulls.")
-@click.option("--top", type=whole("top"), default=10, show_default=True, help="Pairs to print of each measure.")
+@seed_option("Seed of the nulls.")
+@top_option(10, "Pairs to print of each measure.")
 @click.option("--recompute", is_flag=True, help="Compare again even if the index holds the comparison.")
 @json_option
 def compare(db: str, first: str, second: str, top: int, as_json: bool, **options: Any) -> None:

@@ -11,9 +11,9 @@ from csp_index.cli.options import (
     json_option,
     read_database,
     templates_option,
+    top_option,
     trust_option,
     version_option,
-    whole,
 )
 from csp_index.cli.output import say, say_json
 
@@ -28,7 +28,7 @@ _WAYS = {
 @click.command()
 @read_database
 @click.argument("word")
-@click.option("--top", type=whole("top"), default=12, show_default=True, help="Neurons of each way.")
+@top_option(12, "Neurons of each way.")
 @templates_option
 @encoder_option
 @trust_option

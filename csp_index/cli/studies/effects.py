@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import OPENING, database, json_option, logit_options, neuron_options, opening_options, whole
+from csp_index.cli.options import (
+    OPENING,
+    database,
+    json_option,
+    logit_options,
+    neuron_options,
+    opening_options,
+    seed_option,
+    top_option,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -25,10 +35,10 @@ if TYPE_CHECKING:
 @click.option(
     "--sample", type=whole("sample"), default=512, show_default=True, help="zero, mean: images, a random draw."
 )
-@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of that draw.")
+@seed_option("Seed of that draw.")
 @click.option("--column", help="Metadata column with each image's class (by default what the network says).")
 @logit_options
-@click.option("--top", type=whole("top"), default=3, show_default=True, help="Classes to print per neuron.")
+@top_option(3, "Classes to print per neuron.")
 @click.option("--recompute", is_flag=True, help="Compute the effects again even if the index has them.")
 @opening_options
 @json_option

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import FILE, OPENING, database, give_spec, json_option, opening_options, whole
+from csp_index.cli.options import (
+    FILE,
+    OPENING,
+    database,
+    encoder_option,
+    json_option,
+    opening_options,
+    templates_option,
+    top_option,
+)
 from csp_index.cli.output import progress, say, say_json
 from csp_index.models.specs import check_pool, network_spec, parse_axis
 
@@ -35,11 +44,9 @@ if TYPE_CHECKING:
 @click.option("--axis", metavar="A[,A...]", help="Axis of the neurons, where the layers do not say it.")
 @click.option("--method", help="Labeling method, as for `csp-index label`.")
 @click.option("--vocabulary", help="Candidate labels, as for `csp-index label`; by default the last one used.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
-@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
-@click.option(
-    "--top", type=whole("top"), default=10, show_default=True, help="Neurons to print: those that moved most."
-)
+@templates_option
+@encoder_option
+@top_option(10, "Neurons to print: those that moved most.")
 @click.option("--recompute", is_flag=True, help="Follow the neurons again even if the index holds their paths.")
 @opening_options
 @json_option

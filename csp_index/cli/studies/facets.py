@@ -10,11 +10,12 @@ from csp_index.cli.options import (
     OPENING,
     candidate_texts,
     database,
-    give_spec,
+    encoder_option,
     json_option,
     neuron_options,
     opening_options,
     text_options,
+    vocabulary_option,
 )
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 @click.command()
 @database
 @neuron_options
-@click.option("--vocabulary", help="As for `csp-index label`; by default the last one used.")
+@vocabulary_option
 @text_options
-@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
+@encoder_option
 @click.option("--several", is_flag=True, help="Print only neurons with several meanings, the clearest first.")
 @click.option("--recompute", is_flag=True, help="Find the facets again even if the index has them.")
 @opening_options

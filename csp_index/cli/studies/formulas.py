@@ -10,12 +10,12 @@ from csp_index.cli.options import (
     OPENING,
     candidate_texts,
     database,
-    give_spec,
+    encoder_option,
     json_option,
     neuron_options,
     opening_options,
+    seed_option,
     text_options,
-    whole,
 )
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
@@ -32,11 +32,9 @@ if TYPE_CHECKING:
 )
 @click.option("--vocabulary", help="Concepts are these texts, as for `csp-index label`; by default the last ones used.")
 @text_options
-@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
+@encoder_option
 @click.option("--firing", help="An image fires a neuron above this: a number, mean, quantile:Q or max:F (0).")
-@click.option(
-    "--seed", type=whole("study-seed"), default=0, show_default=True, help="Draws the images that are held out."
-)
+@seed_option("Draws the images that are held out.")
 @click.option("--all", "every", is_flag=True, help="Print neurons without a formula that helps, too.")
 @click.option("--recompute", is_flag=True, help="Look for the formulas again even if the index has them.")
 @opening_options

@@ -10,11 +10,12 @@ from csp_index.cli.options import (
     FILE,
     OPENING,
     candidate_texts,
-    give_spec,
+    encoder_option,
     json_option,
     opening_options,
     read_database,
-    whole,
+    seed_option,
+    templates_option,
 )
 from csp_index.cli.output import progress, say, say_json
 from csp_index.printable import printable
@@ -34,9 +35,9 @@ _LEFT_OUT = ("run_id", "settings_hash")
 @click.option("--vocabulary", help="The narrower words, as for `label`; by default the vocabulary used last.")
 @click.option("--text-embeddings", type=FILE, help="Embeddings of words made elsewhere: .npy [C, D]; with --texts.")
 @click.option("--texts", type=FILE, help="Their words, one per line.")
-@click.option("--templates", help="Prompt templates; by default the last ones used.")
-@click.option("--encoder", callback=give_spec, help="The encoder to use, if the index holds several.")
-@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of the split of the images.")
+@templates_option
+@encoder_option
+@seed_option("Seed of the split of the images.")
 @click.option(
     "--keep", type=float, default=0.9, show_default=True, help="Share of the label's correlation that is kept, 0 to 1."
 )

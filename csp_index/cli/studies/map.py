@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from csp_index.cli.options import OPENING, encoder_option, json_option, opening_options, read_database, whole
+from csp_index.cli.options import (
+    OPENING,
+    encoder_option,
+    json_option,
+    opening_options,
+    read_database,
+    seed_option,
+    whole,
+)
 from csp_index.cli.output import progress, say, say_json
 
 if TYPE_CHECKING:
@@ -18,7 +26,7 @@ _UNNAMED = "(no label)"
 @click.command("map")
 @read_database
 @click.option("--layer", "layers", default="all", show_default=True, help="MODEL/LAYER, several with commas, or all.")
-@click.option("--seed", type=whole("study-seed"), default=0, show_default=True, help="Seed of the places.")
+@seed_option("Seed of the places.")
 @click.option(
     "--neighbors",
     type=whole("map-neighbors"),
