@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    OPENING,
     contrast_options,
     database,
     give_spec,
     json_option,
     neuron_options,
+    opened,
     opening_options,
     whole,
 )
@@ -64,14 +64,13 @@ def candidates(db: str, layer: str, neurons: str, as_json: bool, **options: Any)
         --vlm openai:http://localhost:8000/v1 --vlm-model Qwen/Qwen3-VL-8B-Instruct
     csp-index candidates birds.db --layer resnet50/layer4 --captioner transformers:blip-dir/ --neighbours
     """
-    from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
     models = {kind: options.pop(kind) for kind in ("vlm", "captioner", "neighbours")}
     requested = [(kind, value) for kind, value in models.items() if value]
     if not requested:
         raise click.UsageError("no source of candidates: give --vlm, --captioner or --neighbours")
-    index = open_index(db, **{name: options.pop(name) for name in OPENING})
+    index = opened(db, options)
     selection = parse_neurons(layer, neurons)
     errors: list[CspIndexError] = []
     for kind, value in requested:

@@ -16,6 +16,7 @@ from csp_index.cli.options import (
     give_spec,
     json_option,
     neurons_option,
+    opened,
     opening_options,
     seed_option,
     templates_option,
@@ -190,13 +191,11 @@ def _say_null(evaluation: Evaluation) -> None:
 
 def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     from csp_index.evaluation.options import EvaluationOptions, parse_methods
-    from csp_index.index import open_index
     from csp_index.labelling.elsewhere.given_labels import LabelsFile
     from csp_index.store.addresses import parse_neurons
 
     settings = dict(options)
     vocabulary = candidate_texts(settings)
-    opening = {name: settings.pop(name) for name in OPENING}
     names = ("layer", "neurons", "templates", "encoder", "recompute")
     call = {name: settings.pop(name) for name in names}
     for name in ("truth", "hierarchy", "word_items", "drawings", "pairs"):
@@ -206,8 +205,9 @@ def _evaluate(db: str, options: dict[str, Any]) -> Evaluation:
     if "all" in settings["concepts"] and len(settings["concepts"]) > 1:
         raise click.UsageError("--concepts all means every column: give it alone")
     settings["concepts"] = () if "all" in settings["concepts"] else settings["concepts"] or None
+    index = opened(db, settings)
     with progress() as tell:
-        return open_index(db, **opening).evaluate(
+        return index.evaluate(
             parse_neurons(call["layer"], call["neurons"]),
             EvaluationOptions(**settings),
             vocabulary=vocabulary,

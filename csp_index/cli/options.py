@@ -15,6 +15,7 @@ from csp_index.models.trust import give
 from csp_index.records import BOUNDS, STUDY_SEEDS, ExampleOptions
 
 if TYPE_CHECKING:
+    from csp_index.index import Index
     from csp_index.labelling.texts.candidate_names import TextArrays
 
 
@@ -130,6 +131,13 @@ def served_texts(command: Callable[..., Any]) -> Callable[..., Any]:
 def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take texts made elsewhere, and templates; beside --vocabulary."""
     return _with((*_ARRAYS, templates_option), command)
+
+
+def opened(db: str, options: dict[str, Any]) -> Index:
+    """Open the index of a command; take the options OPENING out of its options."""
+    from csp_index.index import open_index
+
+    return open_index(db, **{name: options.pop(name) for name in OPENING})
 
 
 def opening_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,11 +8,11 @@ import click
 
 from csp_index.cli.options import (
     FILE,
-    OPENING,
     database,
     encoder_option,
     json_option,
     logit_options,
+    opened,
     opening_options,
     templates_option,
     vocabulary_option,
@@ -51,11 +51,9 @@ def audit(db: str, network: str, expected: str, every: bool, as_json: bool, **op
     csp-index audit birds.db --network resnet50 --expected concepts.txt --by species
     csp-index audit birds.db --network resnet50 --expected concepts.txt --by species --artefact camera --all
     """
-    from csp_index.index import open_index
-
-    opening = {name: options.pop(name) for name in OPENING}
+    index = opened(db, options)
     with progress() as tell:
-        result = open_index(db, **opening).audit(network, expected, progress=tell, **options)
+        result = index.audit(network, expected, progress=tell, **options)
     shown = result.findings if every else result.above
     for finding in shown:
         if as_json:

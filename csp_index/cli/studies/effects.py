@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    OPENING,
     database,
     json_option,
     logit_options,
     neuron_options,
+    opened,
     opening_options,
     seed_option,
     top_option,
@@ -53,12 +53,11 @@ def effects(db: str, layer: str, neurons: str, top: int, as_json: bool, **option
     csp-index effects birds.db --layer resnet50/layer4
     csp-index effects birds.db --layer resnet50/layer3 --neurons 0-63 --by zero --sample 256
     """
-    from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    opening = {name: options.pop(name) for name in OPENING}
+    index = opened(db, options)
     with progress() as tell:
-        result = open_index(db, **opening).effects(parse_neurons(layer, neurons), progress=tell, **options)
+        result = index.effects(parse_neurons(layer, neurons), progress=tell, **options)
     for place in range(len(result)):
         _say(result, place, top, as_json)
     if not as_json:

@@ -8,10 +8,10 @@ import click
 
 from csp_index.cli.options import (
     FILE,
-    OPENING,
     database,
     encoder_option,
     json_option,
+    opened,
     opening_options,
     templates_option,
     top_option,
@@ -71,12 +71,11 @@ def evolution(
     if not names:
         raise click.UsageError(f"--layers names none: `csp-index layers {network}` lists them")
     check_pool(options["pool"])
-    top, opening = options.pop("top"), {name: options.pop(name) for name in OPENING}
+    top = options.pop("top")
     options |= {"axis": parse_axis(options["axis"]), "checkpoints": (*files, *more)}
-    from csp_index.index import open_index
-
+    index = opened(db, options)
     with progress() as report:
-        found = open_index(db, **opening).evolution(network_spec(network), names, progress=report, **options)
+        found = index.evolution(network_spec(network), names, progress=report, **options)
     for one in found:
         _say(one, top, as_json)
 

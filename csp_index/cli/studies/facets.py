@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    OPENING,
     candidate_texts,
     database,
     encoder_option,
     json_option,
     neuron_options,
+    opened,
     opening_options,
     text_options,
     vocabulary_option,
@@ -48,15 +48,12 @@ def facets(db: str, layer: str, neurons: str, several: bool, as_json: bool, **op
     csp-index facets birds.db --layer resnet50/layer4
     csp-index facets birds.db --layer resnet50/layer4 --neurons 0-63 --several --json
     """
-    from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    opening = {name: options.pop(name) for name in OPENING}
     texts = candidate_texts(options)
+    index = opened(db, options)
     with progress() as tell:
-        result = open_index(db, **opening).facets(
-            parse_neurons(layer, neurons), vocabulary=texts, progress=tell, **options
-        )
+        result = index.facets(parse_neurons(layer, neurons), vocabulary=texts, progress=tell, **options)
     _say(result, several, as_json)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    OPENING,
     candidate_texts,
     database,
     encoder_option,
     json_option,
     neuron_options,
+    opened,
     opening_options,
     seed_option,
     text_options,
@@ -53,15 +53,12 @@ def formulas(db: str, layer: str, neurons: str, every: bool, as_json: bool, **op
     csp-index formulas birds.db --layer resnet50/layer4
     csp-index formulas birds.db --layer resnet50/layer4 --by species --by habitat --firing quantile:0.95
     """
-    from csp_index.index import open_index
     from csp_index.store.addresses import parse_neurons
 
-    opening = {name: options.pop(name) for name in OPENING}
     texts = candidate_texts(options)
+    index = opened(db, options)
     with progress() as tell:
-        result = open_index(db, **opening).formulas(
-            parse_neurons(layer, neurons), vocabulary=texts, progress=tell, **options
-        )
+        result = index.formulas(parse_neurons(layer, neurons), vocabulary=texts, progress=tell, **options)
     _say(result, every, as_json)
 
 

@@ -8,10 +8,10 @@ import click
 
 from csp_index.cli.options import (
     FILE,
-    OPENING,
     candidate_texts,
     encoder_option,
     json_option,
+    opened,
     opening_options,
     read_database,
     seed_option,
@@ -55,12 +55,12 @@ def hierarchy(db: str, layer: str, file: str, as_json: bool, **options: Any) -> 
     csp-index hierarchy birds.db --layer resnet50/layer4 --hierarchy taxonomy.csv
     csp-index hierarchy birds.db --layer resnet50/layer4 --hierarchy ~/wordnet/dict/data.noun --json
     """
-    from csp_index.index import open_index
     from csp_index.store.study_tables import HIERARCHY_STATES
 
-    opening, words = {name: options.pop(name) for name in OPENING}, candidate_texts(options)
+    words = candidate_texts(options)
+    index = opened(db, options)
     with progress() as report:
-        found = open_index(db, **opening).hierarchy(layer, file, vocabulary=words, progress=report, **options)
+        found = index.hierarchy(layer, file, vocabulary=words, progress=report, **options)
     if as_json:
         for row in found.levels.drop_columns(list(_LEFT_OUT)).to_pylist():
             say_json(row)

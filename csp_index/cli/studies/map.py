@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from csp_index.cli.options import (
-    OPENING,
     encoder_option,
     json_option,
+    opened,
     opening_options,
     read_database,
     seed_option,
@@ -58,10 +58,9 @@ def map_command(db: str, layers: str, as_json: bool, **options: Any) -> None:
     csp-index map birds.db --layer all --neighbors 30 --seed 1
     """
     from csp_index.errors import StudyError
-    from csp_index.index import open_index
     from csp_index.store.addresses import named_layers
 
-    index = open_index(db, **{name: options.pop(name) for name in OPENING})
+    index = opened(db, options)
     named = named_layers(index.store, layers)
     failures = []
     for layer in named:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from csp_index.cli.options import FILE, OPENING, database, json_option, opening_options
+from csp_index.cli.options import FILE, database, json_option, opened, opening_options
 from csp_index.cli.output import progress, say, say_json
 
 _FILE = "audit.html"
@@ -38,12 +38,9 @@ def report(db: str, audit: bool, out: str, check: str | None, as_json: bool, **o
     csp-index report birds.db --audit --out birds-audit.html --pdf birds-audit.pdf
     csp-index report birds.db --check birds-audit.html
     """
-    from csp_index.index import open_index
-
     if audit == (check is not None):
         raise click.UsageError("say what to do: --audit writes the report of an audit, --check FILE checks one")
-    opening = {name: options.pop(name) for name in OPENING}
-    index = open_index(db, **opening)
+    index = opened(db, options)
     if check is not None:
         result = index.check_report(check)
         if as_json:
