@@ -45,10 +45,13 @@ def add_finding(index: Index, name: str) -> None:
     """Write an audit of the layer with one finding of this id."""
     counter = {"class_without_firing": [], "firing_without_class": []}
     evidence = {"pairs": [], "effects": [], "counter_examples": counter, "cells": [], "further_classes": {}}
-    said = ("artefact", "a class", "column: value", "column", "value", None, None)
-    numbers = (0.25, 0.5, 0.5, 1.0, 0.5)
-    found = StoredFinding(name, NeuronKey.parse(f"{LAYER}/1"), 0, *said, *numbers, True, "so", "or not", evidence)
+    said = {"kind": "artefact", "class_name": "a class", "subject": "column: value", "column_name": "column"}
+    numbers = {"score": 0.25, "effect": 0.5, "doubt": 0.5, "push": 1.0, "push_share": 0.5}
+    texts = {"value": "value", "label": None, "plain_label": None, "statement": "so", "refutation": "or not"}
+    about = {"neuron": NeuronKey.parse(f"{LAYER}/1"), "rank": 0, "above": True, "evidence": evidence}
+    found = StoredFinding(**{"finding": name} | said | numbers | texts | about)
     with index.store.write_lock(), record_run(index.store, "audit", {}, {}) as run:
-        lists = ((), (), (), ())
-        head = (LayerKey.parse(LAYER), "kind", "csp", "arrays", 0.1, *lists, NEURONS, 2, IMAGES)
-        write_audit(index.store, Audit(*head, (found,), run.run_id, run.settings_hash))
+        lists = dict.fromkeys(("expected", "unknown", "columns", "notes"), ())
+        head = {"method": "csp", "encoder": "arrays", "threshold": 0.1, "neurons": NEURONS, "classes": 2}
+        of = {"layer": LayerKey.parse(LAYER), "by": "kind", "images": IMAGES, "findings": (found,)}
+        write_audit(index.store, Audit(**head | lists | of, run_id=run.run_id, settings_hash=run.settings_hash))

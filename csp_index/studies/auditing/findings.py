@@ -18,15 +18,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, get_args
 
 import numpy as np
 
 from csp_index.evaluation.hierarchy import normal_text
 from csp_index.studies.auditing.carried import ALIKE, carried, relative_effects
 from csp_index.studies.auditing.expected import ExpectedConcepts
+from csp_index.studies.auditing.records import FindingKind
 
-FindingKind: TypeAlias = Literal["artefact", "unexpected-label", "changed-label"]
 KINDS: Final[tuple[FindingKind, ...]] = get_args(FindingKind)
 THRESHOLD: Final = 0.25
 """The score from which on a finding counts."""

@@ -19,57 +19,28 @@ from csp_index.store.finding_evidence import is_evidence
 from csp_index.store.stored_json import read_object
 from csp_index.store.study_tables import AUDITS, FINDING_NUMBERS, FINDINGS
 from csp_index.store.tables import Store
+from csp_index.studies.auditing.records import AuditFields, FindingFields
 
 
-@dataclass(frozen=True, slots=True)
-class StoredFinding:
-    """A finding as it is stored: see `findings.Finding`; `evidence` is what `evidence.evidence_of` returns."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFinding(FindingFields):
+    """A finding as it is stored; `evidence` is what `evidence.evidence_of` returns."""
 
-    finding: str  # its id, the same whenever the same is found
     neuron: NeuronKey
-    rank: int
-    kind: str
-    class_name: str
-    subject: str
-    column_name: str | None
-    value: str | None
-    label: str | None
-    plain_label: str | None
-    score: float
-    effect: float
-    doubt: float
-    push: float
-    push_share: float
-    above: bool  # the score is above the audit's threshold
-    statement: str
-    refutation: str
     evidence: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that `csp-index audit --json` prints, one per line."""
-        return asdict(self) | {"neuron": str(self.neuron), "evidence": dict(self.evidence)}
+        own = {name: value for name, value in asdict(self).items() if name not in ("finding", "neuron")}
+        return {"finding": self.finding, "neuron": str(self.neuron)} | own
 
 
-@dataclass(frozen=True, slots=True)
-class Audit(Tabular):
-    """What an audit of one layer found, the highest score first; those below `threshold` are there, too.
-
-    `expected` are the expected concepts, `unknown` those of them that no vocabulary has. `columns` of the metadata were
-    looked at; `notes` say what was not, and why.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit(AuditFields, Tabular):
+    """What an audit of one layer found, the highest score first; those below `threshold` are there, too."""
 
     layer: LayerKey
     by: str
-    method: str
-    encoder: str
-    threshold: float
-    expected: tuple[str, ...]
-    unknown: tuple[str, ...]
-    columns: tuple[str, ...]
-    notes: tuple[str, ...]
-    neurons: int
-    classes: int
-    images: int
     findings: tuple[StoredFinding, ...]
     run_id: str = ""
     settings_hash: str = ""
@@ -150,11 +121,9 @@ def stored_audit(store: Store, layer: LayerKey, settings_hash: str) -> Audit | N
 
 
 def _audit_of(head: Mapping[str, Any], findings: Sequence[StoredFinding]) -> Audit:
-    lists: dict[str, Any] = {name: tuple(head[name] or ()) for name in ("expected", "unknown", "columns", "notes")}
-    numbers: dict[str, Any] = {name: int(head[name]) for name in ("neurons", "classes", "images")}
-    names = {name: head[name] for name in ("method", "encoder", "threshold", "run_id", "settings_hash")}
-    key = LayerKey(head["model"], head["layer"])
-    return Audit(key, head["classed_by"], findings=tuple(findings), **names, **lists, **numbers)
+    own: dict[str, Any] = {name: tuple(head[name] or ()) if name in _LISTS else head[name] for name in _HEAD}
+    key, run = LayerKey(head["model"], head["layer"]), {name: head[name] for name in ("run_id", "settings_hash")}
+    return Audit(layer=key, by=head["classed_by"], findings=tuple(findings), **own, **run)
 
 
 def _finding_of(row: Mapping[str, Any]) -> StoredFinding:
@@ -192,18 +161,8 @@ def write_audit(store: Store, audit: Audit) -> None:
     store.append(AUDITS, pa.Table.from_pylist([head | own], schema=schema.table_schema(AUDITS)))
 
 
-_HEAD: Final = (
-    "method",
-    "encoder",
-    "threshold",
-    "expected",
-    "unknown",
-    "columns",
-    "notes",
-    "neurons",
-    "classes",
-    "images",
-)
+_HEAD: Final = tuple(AuditFields.__dataclass_fields__)
+_LISTS: Final = ("expected", "unknown", "columns", "notes")
 
 
 def finite(value: float) -> float | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-FindingKindName = Literal["artefact", "unexpected-label", "changed-label"]
+from csp_index.studies.auditing.records import AuditFields, FindingFields
 
 
 class FindingImage(TypedDict):
@@ -61,27 +62,12 @@ class FindingEvidence(TypedDict):
     further_classes: dict[str, FiniteFloat]
 
 
-class FindingRow(TypedDict):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindingRow(FindingFields):
     """A finding. `effect`, `doubt` and `score`, their product, are in [0, 1]; `push` is in units of the logit."""
 
     finding: Annotated[str, Field(description="Its id: the same whenever the same is found.")]
     neuron: Annotated[str, Field(examples=["cnn/pooled/3"])]
-    rank: int
-    kind: FindingKindName
-    class_name: str
-    subject: str
-    column_name: str | None
-    value: str | None
-    label: str | None
-    plain_label: str | None
-    score: FiniteFloat
-    effect: FiniteFloat
-    doubt: FiniteFloat
-    push: FiniteFloat
-    push_share: FiniteFloat
-    above: bool
-    statement: str
-    refutation: str
     evidence: FindingEvidence
 
 
@@ -94,22 +80,13 @@ class AuditRow(TypedDict):
     findings: Annotated[int, Field(description="Those above the threshold.")]
 
 
-class AuditDocument(TypedDict):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditDocument(AuditFields):
     """An audit of a layer: findings, the highest score first, and what was not looked at."""
 
     layer: str
     model: str
     by: str
-    method: str
-    encoder: str
-    threshold: FiniteFloat
-    expected: list[str]
-    unknown: list[str]
-    columns: list[str]
-    notes: list[str]
-    neurons: int
-    classes: int
-    images: int
     indexed: Annotated[int, Field(description="Images that the layer has by now.")]
     findings: list[FindingRow]
     names: Annotated[dict[str, str], Field(description="The file names of all images named.")]
