@@ -108,7 +108,7 @@ def search_neurons(
     nearest: list[tuple[float, LayerInfo, int, str]] = []
     for target in targets:
         concepts = layer_vectors(store, source, target)
-        alive = catalog.neuron_rows(store, target)["max"].to_numpy() > 0
+        alive = catalog.fires(catalog.neuron_rows(store, target))
         scores = np.where(alive, concepts.vectors @ query, -np.inf)
         order = np.argsort(-scores, kind="stable")[:top].tolist()
         nearest += [(float(scores[n]), target, n, concepts.method) for n in order if alive[n]]

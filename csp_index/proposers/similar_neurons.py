@@ -59,7 +59,7 @@ def related_answers(
     others = _labeled(store, selection.target, top)
     method, arrays = comparable_vectors(store, source, [selection.target, *(other.target for other in others)])
     vectors = map(torch.from_numpy, arrays)
-    alive = torch.from_numpy(selection.statistics(store)["max"].to_numpy() > 0)
+    alive = torch.from_numpy(catalog.fires(selection.statistics(store)))
     own = next(vectors)[torch.from_numpy(selection.neurons)] * alive[:, None]
     cosines, layers, rows = _nearest(own, [next(vectors)[torch.from_numpy(o.neurons)] for o in others], neighbours)
     seconds = (time.perf_counter() - started) / max(1, len(own))

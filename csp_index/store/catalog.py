@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -274,6 +275,12 @@ def neuron_rows(store: Store, target: LayerInfo, neurons: Sequence[int] | None =
     if len(neurons) == 1 and rows["neuron"][neurons[0]].as_py() == neurons[0]:
         return rows.slice(neurons[0], 1)
     return rows.filter(pc.is_in(rows["neuron"], pa.array(sorted(neurons), pa.int32())))
+
+
+def fires(statistics: pa.Table) -> np.ndarray:
+    """Return which neurons fire [M] by their statistics: those whose highest activation is above 0."""
+    fires: np.ndarray = statistics["max"].to_numpy() > 0
+    return fires
 
 
 def is_finished(store: Store, target: LayerInfo) -> bool:

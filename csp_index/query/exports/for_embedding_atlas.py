@@ -58,7 +58,7 @@ def _image_points(subject: Subject) -> Iterator[pa.Table]:
 def _neuron_points(subject: Subject, layer: LayerInfo) -> pa.Table:
     """Return the neurons of a layer that have a place, each with its strongest image."""
     rows, vectors = subject.neurons(layer), subject.vectors(layer)
-    plane = plane_of(vectors, rows["max"].to_numpy() > 0, most=layer.neurons)
+    plane = plane_of(vectors, catalog.fires(rows), most=layer.neurons)
     rows = rows.take(pa.array(plane.neurons))
     first = [images[0] if images else None for images in rows["top_images"].to_pylist()]
     found = StoredPictures(subject.store)(image for image in first if image is not None)

@@ -33,7 +33,7 @@ class StoredVectors:
 
         def read() -> Concepts:
             concepts = layer_vectors(self._store, self._snapshot.encoder, target)
-            alive = catalog.neuron_rows(self._store, target)["max"].to_numpy() > 0
+            alive = catalog.fires(catalog.neuron_rows(self._store, target))
             return Concepts(concepts.method, concepts.vectors, alive)
 
         return self._concepts.get(key, read, lambda concepts: concepts.vectors.nbytes)

@@ -159,22 +159,22 @@ def _ways(subject: _Subject, progress: Progress) -> Iterator[tuple[Way, Matching
     third = subject.untrained
     if subject.encoders is not None:
         one, two = (concept_vectors(side, info) for side, info in zip(subject.sides, subject.encoders, strict=True))
-        (own, other), rng = _alive(subject.sides, "max"), np.random.default_rng([subject.seed, 0])
+        (own, other), rng = _those(catalog.fires, subject.sides), np.random.default_rng([subject.seed, 0])
         mixed = mixed_vectors(np.where(other[:, None], two, 0), rng)  # those of dead neurons mean nothing
         others = vectors_of_random_images(second, subject.encoders[1], rng), mixed
         nulls = [_Scored(partial(cosine_blocks, one, vectors), own, other) for vectors in others]
         if third is not None:
             blank = concept_vectors(third, subject.encoders[0])
-            nulls.append(_Scored(partial(cosine_blocks, one, blank), own, *_alive([third], "max")))
+            nulls.append(_Scored(partial(cosine_blocks, one, blank), own, *_those(catalog.fires, [third])))
         yield _way("concepts", _Scored(partial(cosine_blocks, one, two), own, other), lambda: nulls)
-    own, other = _alive(subject.sides, "std")
+    own, other = _those(_varies, subject.sides)
     similarity = ActivationSimilarity(first, second, subject.shared, subject.seed, progress)
 
     def of_nulls() -> list[_Scored]:
         scored = [_Scored(blocks, own, other) for blocks in similarity.nulls()]
         if third is not None:
             beside = ActivationSimilarity(first, third, shared_images(first, third), subject.seed, progress)
-            scored.append(_Scored(beside.blocks, own, *_alive([third], "std")))
+            scored.append(_Scored(beside.blocks, own, *_those(_varies, [third])))
         return scored
 
     yield _way("activations", _Scored(similarity.blocks, own, other), of_nulls)
@@ -202,9 +202,14 @@ def _way(by: By, scored: _Scored, nulls: Callable[[], list[_Scored]]) -> tuple[W
     return Way(by, one, two, 0, images, mixed, untrained), matching
 
 
-def _alive(sides: Iterable[Side], column: str) -> list[np.ndarray]:
-    """Return which neurons take part: those that fire (`max` above 0), or vary (`std` above 0)."""
-    return [catalog.neuron_rows(side.store, side.target)[column].to_numpy() > 0 for side in sides]
+def _those(takes_part: Callable[[pa.Table], np.ndarray], sides: Iterable[Side]) -> list[np.ndarray]:
+    """Return which neurons of each side take part [M], as their statistics say."""
+    return [takes_part(catalog.neuron_rows(side.store, side.target)) for side in sides]
+
+
+def _varies(statistics: pa.Table) -> np.ndarray:
+    varies: np.ndarray = statistics["std"].to_numpy() > 0
+    return varies
 
 
 def _coverage(subject: _Subject) -> Coverage | None:

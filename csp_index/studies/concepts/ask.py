@@ -120,7 +120,7 @@ def _with_vectors(
     space: TextSpace, info: LayerInfo, one: LayerEvidence, vector: np.ndarray, others: np.ndarray
 ) -> LayerEvidence:
     vectors = layer_vectors(space.store, space.source, info).vectors
-    alive = catalog.neuron_rows(space.store, info)["max"].to_numpy() > 0
+    alive = catalog.fires(catalog.neuron_rows(space.store, info))
     return replace(one, cosines=word_cosines(vectors, alive, vector), lead=chance_lead(vectors[alive], others))
 
 

@@ -32,8 +32,7 @@ class LiveConcepts:
 def live_concepts(store: Store, source: EncoderInfo, target: LayerInfo) -> LiveConcepts:
     """Return the concept vectors of the neurons of a layer that fire and have one."""
     concepts = layer_vectors(store, source, target)
-    highest = catalog.neuron_rows(store, target)["max"].to_numpy()
-    neurons = np.flatnonzero((highest > 0) & concepts.vectors.any(axis=1))
+    neurons = np.flatnonzero(catalog.fires(catalog.neuron_rows(store, target)) & concepts.vectors.any(axis=1))
     return LiveConcepts(concepts.method, neurons, concepts.vectors[neurons])
 
 
