@@ -17,8 +17,6 @@ ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
 LabelState = Literal["labelled", "dead", "constant", "no-contrast", "no-candidates"]
 Progress = Callable[[int, int, str], None]  # done, to do, what is going on
-CROPPED: Final = "crops of the regions that drive it stand in for its activating images"
-"""What the note of a label made with `crop` says."""
 _RIVALS = 5
 _UNSTABLE = 0.985  # share of the resamples, at most, in which a label comes first whose lead is inside the noise
 PREDICTED_SHARE = 0.9  # of the resamples, in which some label of a prediction set comes first
@@ -176,6 +174,7 @@ class Label:
     null_rank: NullRank | None = None
     probability: float | None = None  # that the label is right (`labelling.probabilities`); None where none is known
     drawer: Callable[[Label], str] | None = field(default=None, compare=False)
+    crop: bool = False  # what the settings of its run say
 
     def __repr__(self) -> str:
         best = f"{printable(self.text)!r} {self.labels[0].score:.3f}" if self.labels else self.state
@@ -191,8 +190,8 @@ class Label:
 
     @property
     def cropped(self) -> bool:
-        """Whether crops stood in for its activating images: its note says so."""
-        return CROPPED in self.note
+        """Whether crops stood in for its activating images."""
+        return self.crop and self.state == "labelled"
 
     @property
     def confidence(self) -> float | None:

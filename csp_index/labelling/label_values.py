@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -18,12 +19,13 @@ from csp_index.labelling.confidence import Confidence
 from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
-from csp_index.records import CROPPED, ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.tensors.library import torch
 from csp_index.weighted_labels import WeightedLabel
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 _PAIR_BYTES = 256  # of a pair in memory, about
+_CROPPED: Final = "crops of the regions that drive it stand in for its activating images"
 _NOTES = {
     "constant": "it has the same activation on every image, so no image says what it detects",
     "dead": "never fires above the floor on the indexed images",
@@ -144,7 +146,7 @@ def _example_notes(request: LabelRequest, examples: Examples) -> list[str]:
     requested, rough = request.examples.examples, "contrastive images by vector index, approximate"
     notes = []
     for count, lost, of_partners, poor in zip(fired, whole, partners, quality_of(examples).notes(), strict=True):
-        parts = [CROPPED] if request.crop else []
+        parts = [_CROPPED] if request.crop else []
         parts += [f"{lost} of {count} stay whole, because their pictures cannot be opened"] if lost else []
         parts += [f"{of_partners} of their contrastive images stay whole"] if of_partners else []
         parts += [f"{count} activating images, {requested} asked for"] if count < requested else []
@@ -181,6 +183,7 @@ def labels_of(ranking: Ranking, summary: ExampleSummary, run_id: str = "") -> li
             prediction_set_of(scores[row]),
             weighted=None if ranking.sums is None else ranking.sums[row],
             probability=_known(ranking.probability, row) if scores[row] else None,
+            crop=request.crop,
         )
         for row, neuron in enumerate(selection.neurons.tolist())
     ]

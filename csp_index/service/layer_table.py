@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from csp_index.assurance import NullRank
 from csp_index.errors import NotFoundError
+from csp_index.labelling.kept.read_labels import crop_runs
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
@@ -59,6 +60,7 @@ class MethodLabels:
     notes: np.ndarray  # str
     runs: np.ndarray  # str, "" where there is no label; of a name that a reader gave, of the label beside it
     ranks: Mapping[tuple[str, int], NullRank]  # in a null, by run and neuron
+    crops: frozenset[str]  # the runs in whose labels crops stand in for images
     offsets: np.ndarray
     candidates: pa.DictionaryArray
     values: np.ndarray
@@ -104,6 +106,7 @@ class MethodLabels:
             rivals_of(scores),
             prediction_set_of(scores),
             probability=finite(float(self.probabilities[at])),
+            crop=self.runs[at] in self.crops,
         )
         return with_rank(label, self.rank(at))
 
@@ -278,6 +281,7 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     run = _codes(rows["run_id"])[1]
     names, method = _codes(rows["method"])
     ranks, probabilities = read_ranks(store, info.key), read_probabilities(store, info.key)
+    crops = crop_runs(store)
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
     newest = np.full((len(names), info.neurons), -1)
     np.maximum.at(newest, (method, neuron), run)
@@ -286,7 +290,7 @@ def _newest_labels(store: Store, info: LayerInfo) -> tuple[dict[str, MethodLabel
     def labels(mask: np.ndarray) -> MethodLabels:
         places = np.flatnonzero(mask)
         order = places[np.lexsort((rank[places], neuron[places]))]
-        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons, ranks, probabilities)
+        return _by_neuron(rows.take(pa.array(order)).combine_chunks(), info.neurons, ranks, probabilities, crops)
 
     rule = read_rule(store)
     order_of = np.array([rule.rank(name) for name in names])[:, None]
@@ -301,6 +305,7 @@ def _by_neuron(
     neurons: int,
     ranks: Mapping[tuple[str, int], NullRank],
     probabilities: Mapping[tuple[str, int], float],
+    crops: frozenset[str],
 ) -> MethodLabels:
     """Return the labels of neurons from their rows, sorted by neuron and rank; each neuron's are of one run."""
     neuron, rank = rows["neuron"].to_numpy(), rows["rank"].to_numpy()
@@ -335,6 +340,7 @@ def _by_neuron(
         words("note", ""),
         runs,
         ranks,
+        crops,
         np.searchsorted(neuron[ranked], np.arange(neurons + 1)),
         rows["text"].take(pa.array(ranked)).combine_chunks().dictionary_encode(),
         values[ranked],

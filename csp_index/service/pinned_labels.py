@@ -67,6 +67,7 @@ def _nothing(neurons: int) -> MethodLabels:
         notes=filled(""),
         runs=filled(""),
         ranks={},
+        crops=frozenset(),
         offsets=np.zeros(neurons + 1, np.int64),
         candidates=pa.array([], pa.string()).dictionary_encode(),
         values=np.zeros((0, 4)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from csp_index.integrity.verify import verify
 from csp_index.labelling import pipeline
 from csp_index.labelling.cropped import PartnerCrops, _Pairs, with_crops
 from csp_index.labelling.evidence import Evidence
-from csp_index.records import NeuronKey
+from csp_index.records import LayerKey, NeuronKey
 from csp_index.service import ServiceSettings
+from csp_index.service.layer_table import read_layer
 from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.snapshot import Snapshot
@@ -157,8 +159,19 @@ def test_labels_with_and_without_crops_are_told_apart(index: Index) -> None:
     assert [label.pairs for label in cropped] == [label.pairs for label in whole], "images and partners are the same"
     assert [label.labels for label in cropped] != [label.labels for label in whole]
     assert all(label.probability is None for label in cropped)
+    assert index.view("net/maps/0", method="csp").label.cropped
+    table = read_layer(index.store, catalog.layer(index.store, LayerKey("net", "maps")))
+    shown = table.methods["csp"].label(again[0].neuron, 1)
+    assert shown is not None and shown.cropped
     rows = index.sql("SELECT DISTINCT note LIKE '%crops of the regions%' AS crop FROM labels ORDER BY crop").rows()
     assert [row["crop"] for row in rows] == [False, True]
+
+
+def test_a_note_does_not_say_whether_there_are_crops(index: Index) -> None:
+    label = index.label("net/maps/0", "csp", **OPTIONS)[0]
+    said = replace(label, note="crops of the regions that drive it stand in for its activating images")
+    assert not said.cropped and replace(label, crop=True).cropped
+    assert not replace(label, crop=True, state="no-contrast", labels=()).cropped
 
 
 def test_crops_are_embedded_once(index: Index) -> None:

@@ -12,12 +12,14 @@ from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.linear.label_terms import TermKey, read_terms
+from csp_index.labelling.methods import CROP
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
 from csp_index.labelling.review.pinned import pinned_label, pins_of
 from csp_index.labelling.review.words import PINNED
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.store import catalog, schema
+from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 from csp_index.weighted_labels import WeightedLabel
 
@@ -57,6 +59,16 @@ def label_of(store: Store, selection: Selection, neuron: int, method: str | None
     return shown
 
 
+def crop_runs(store: Store) -> frozenset[str]:
+    """Return the runs in whose labels crops stand in for activating images: their settings say so."""
+
+    def read() -> frozenset[str]:
+        rows = store.read(schema.RUNS, ["run_id", "settings"], f"settings LIKE '%\"{CROP}\"%'").to_pylist()
+        return frozenset(row["run_id"] for row in rows if CROP in read_object(row["settings"], schema.RUNS, "settings"))
+
+    return store.memo(schema.RUNS, "runs with crops", read)
+
+
 def _stored_label(store: Store, selection: Selection, neuron: int, method: str | None, top: int) -> Label | None:
     where = f"{catalog.layer_filter(selection.target)} AND neuron = {neuron}"
     heads = store.read(schema.LABELS, ["method", "run_id"], f"{where} AND rank <= 0").to_pylist()
@@ -94,7 +106,7 @@ def _from_rows(
         if doubt:
             uncertain.add(neuron)
     ranks = read_ranks(store, selection.target.key)
-    probabilities = read_probabilities(store, selection.target.key)
+    probabilities, crops = read_probabilities(store, selection.target.key), crop_runs(store)
     labels = {
         neuron: Label(
             selection.key(neuron),
@@ -109,6 +121,7 @@ def _from_rows(
             prediction_set_of(scores[neuron]),
             weighted=sums.get((run_id, selection.key(neuron))),
             probability=probabilities.get((run_id, neuron)),
+            crop=run_id in crops,
         )
         for neuron, (run_id, method, state, note) in heads.items()
     }
