@@ -127,7 +127,7 @@ def test_notes_about_neurons_that_are_not_here_are_kept_and_counted(noted):
         ((f"neuron:{LAYER}/2", f"neuron:{LAYER}/02"), "not as notes are written"),
         ((f"neuron:{LAYER}/2", "neuron:nobody"), "is not an address"),
         ((",mine,", ",mine,surplus,"), r"has 11 cells: expected 10"),
-        (("20", "29"), "not in the future"),
+        ((",20", ",29"), "not in the future"),
         (("bob", '"bob'), "cannot be read"),
         ((",mine,", f",{'m' * 131_073},"), r"line \d+ of .* has a cell of more than 131,072 characters, which no note"),
     ],
