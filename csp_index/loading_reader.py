@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 import pyarrow as pa
 
-from csp_index import keywords, originals, settings
+from csp_index import keywords, settings
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.makers import crop_maker, dependencies, makers
 from csp_index.errors import SourceError, StudyError
@@ -19,7 +19,7 @@ from csp_index.query.notebook import shown_progress
 from csp_index.query.reader import Reader
 from csp_index.query.results import SqlResult
 from csp_index.records import NeuronKey, Progress
-from csp_index.store import catalog
+from csp_index.store import catalog, originals
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.values.activation_maps import NeuronMaps, most_maps
 from csp_index.tensors.library import need_torch

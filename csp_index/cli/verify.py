@@ -32,10 +32,11 @@ def verify(
     csp-index verify birds.db
     csp-index verify birds.db --full --repair
     """
-    from csp_index import originals, settings
+    from csp_index import settings
     from csp_index.integrity import verify as integrity
     from csp_index.models.index_models import Models
     from csp_index.models.weights import resolve_device
+    from csp_index.store import originals
 
     device = settings.DEVICE.value(device)
     resolve_device(device)  # also where no model will run

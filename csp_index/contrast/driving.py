@@ -22,8 +22,8 @@ from csp_index.images.decode import ImageFailure, same_file
 from csp_index.images.footprint import Box, footprint, middle_square
 from csp_index.images.loader import stacked
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import read_originals
 from csp_index.store import schema
+from csp_index.store.originals import read_originals
 from csp_index.store.tables import Store
 from csp_index.store.values.activation_maps import Frame, Made, MapPairs, NeuronMaps
 

@@ -27,11 +27,11 @@ from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.generators.variant_generators import CAPTION, Original, Variant, VariantGenerator, make_variants
 from csp_index.models.index_models import Models
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import read_originals
 from csp_index.records import DerivedKind, ExampleOptions, Progress
 from csp_index.store import column_tables, schema
 from csp_index.store.catalog import sql_text
 from csp_index.store.image_metadata import check_columns, metadata_state, parse_metadata
+from csp_index.store.originals import read_originals
 from csp_index.store.runs import settings_hash
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store

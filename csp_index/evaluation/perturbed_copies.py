@@ -21,9 +21,9 @@ from csp_index.labelling import scoring
 from csp_index.labelling.pipeline import NeuronScores
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import read_originals
 from csp_index.records import Progress
 from csp_index.store import schema
+from csp_index.store.originals import read_originals
 from csp_index.store.tables import Store
 
 Perturbation = Literal["noise", "blur", "jpeg", "dark"]

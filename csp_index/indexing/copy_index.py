@@ -19,17 +19,17 @@ from csp_index.errors import NotFoundError, SettingError, SourceError, StoreErro
 from csp_index.files.regular_files import read_text
 from csp_index.indexing import commit
 from csp_index.indexing.kept_maps import copy_maps
-from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import Progress
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
-from csp_index.store.class_names import class_names, store_class_names
 from csp_index.store.connect import check_creatable, create_store, is_index, open_snapshot
 from csp_index.store.history.digests import shard_digest
+from csp_index.store.originals import ImageRoots, coming_from
 from csp_index.store.runs import Run, record_run
 from csp_index.store.study_tables import NOTES
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
+from csp_index.store.values.class_names import class_names, store_class_names
 from csp_index.store.values.statistics import NeuronStatistics
 
 

@@ -51,14 +51,14 @@ from csp_index.indexing.shard_forming import ComputedBatch, ComputedShard, shard
 from csp_index.indexing.unusable_images import UnusableImages, indexed_ref
 from csp_index.models.encoders import LoadedEncoder, TwoTowers
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import ImageRoots, coming_from
 from csp_index.records import LayerKey, Progress
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
-from csp_index.store.class_names import store_class_names
 from csp_index.store.history.digests import shard_digest
+from csp_index.store.originals import ImageRoots, coming_from
 from csp_index.store.runs import Run, record_run
 from csp_index.store.tables import Store
+from csp_index.store.values.class_names import store_class_names
 from csp_index.store.values.statistics import NeuronStatistics
 
 _log = logging.getLogger(__name__)

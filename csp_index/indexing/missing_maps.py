@@ -21,10 +21,10 @@ from csp_index.indexing.map_watch import BatchMaps, PairWatch, joined, no_maps
 from csp_index.indexing.model_columns import Part
 from csp_index.indexing.unusable_images import CHANGED, indexed_ref, is_changed
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import ImageRoots
 from csp_index.records import Progress
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import LayerInfo, Shard
+from csp_index.store.originals import ImageRoots
 from csp_index.store.tables import Store
 from csp_index.store.values.activation_maps import mapped_pairs, packed
 

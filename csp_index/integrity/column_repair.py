@@ -13,11 +13,11 @@ from csp_index.indexing.commit import finish_statistics, mark_rewritten_images
 from csp_index.integrity.findings import Finding
 from csp_index.integrity.row_repair import empty, keep_whole
 from csp_index.integrity.subject import many, pieces_between, rows_between
-from csp_index.originals import read_originals
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, LayerInfo, Shard
 from csp_index.store.history.digests import shard_digest
 from csp_index.store.layout import holds_rows
+from csp_index.store.originals import read_originals
 from csp_index.store.tables import Store
 
 _BATCH = 256  # rows that are copied at a time

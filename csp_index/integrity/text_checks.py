@@ -18,9 +18,9 @@ from csp_index.labelling.texts.candidate_names import template_key
 from csp_index.labelling.vocabularies import digest
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.prompt_templates import TEMPLATE_SETS, from_index, templates
-from csp_index.originals import ImageRoots, read_originals
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import EncoderInfo
+from csp_index.store.originals import ImageRoots, read_originals
 
 _TEXTS = 8  # of a vocabulary that are embedded again
 _IMAGES = 8  # of an encoder that are embedded again

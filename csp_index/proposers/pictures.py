@@ -17,10 +17,10 @@ from csp_index.errors import ProposerError, SourceError
 from csp_index.images.decode import ImageRead, decode_stored, fetch, read_image, same_file
 from csp_index.images.files.containers import ContainerReader
 from csp_index.lru_cache import LRUCache
-from csp_index.originals import ImageRoots
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.connect import open_uncommitted
+from csp_index.store.originals import ImageRoots
 from csp_index.store.tables import Store
 from csp_index.store.values import derived_images
 

@@ -19,9 +19,9 @@ from csp_index.query.stored_pictures import StoredPictures, StoredVeils, no_pict
 from csp_index.records import ExamplePair, Label
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
+from csp_index.store.values.class_names import class_names
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 if TYPE_CHECKING:

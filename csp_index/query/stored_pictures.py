@@ -97,7 +97,7 @@ def pictures_or_originals(store: Store, ids: Iterable[int]) -> dict[int, bytes]:
     if not absent:
         return pictures
     from csp_index.images.decode import ImageRead, thumbnail  # Pillow: what needs no original does not wait for it
-    from csp_index.originals import read_originals
+    from csp_index.store.originals import read_originals
 
     where = f"image_id IN ({','.join(map(str, absent))})"
     rows = store.read(schema.IMAGES, ["image_id", "uri"], where).to_pylist()

@@ -22,7 +22,6 @@ from csp_index import settings
 from csp_index.errors import NotFoundError
 from csp_index.labelling.review.words import PINNED
 from csp_index.lru_cache import LRUCache
-from csp_index.originals import ImageRoots
 from csp_index.records import ExamplePair, LayerKey, NeuronKey
 from csp_index.service.documents.shapes import LayerRow, NeuronRow, VersionDocument
 from csp_index.service.layer_table import LayerTable, Pairs, read_layer, read_pairs
@@ -31,6 +30,7 @@ from csp_index.service.reviews import Reviews
 from csp_index.store import catalog, column_tables, runs, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot, open_store
+from csp_index.store.originals import ImageRoots
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
 _NAMES = 2**18  # images whose names are cached; in a larger index each request reads the names it needs

@@ -18,9 +18,10 @@ import tiny_vlms
 from namers import LAYER, Fails, Namer, build
 from vlm_server import Asked, Say, chat, serving
 
-from csp_index import Index, NetworkSource, open_index, originals
+from csp_index import Index, NetworkSource, open_index
 from csp_index.errors import NotFoundError
 from csp_index.proposers.answer_store import JOURNAL
+from csp_index.store import originals
 
 
 @pytest.fixture(scope="module")

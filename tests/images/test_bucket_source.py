@@ -172,7 +172,7 @@ def test_each_failure_is_one_line(bucket: Bucket, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_index_from_a_stranger_sends_no_request_to_a_bucket(bucket: Bucket, tmp_path: Path) -> None:
-    from csp_index.originals import ImageRoots, read_indexed
+    from csp_index.store.originals import ImageRoots, read_indexed
 
     folder = fakes.write_images(tmp_path / "images", 4)
     index = open_index(tmp_path / "db")

@@ -16,8 +16,8 @@ from csp_index.integrity.verify import verify
 from csp_index.records import LayerKey
 from csp_index.service import ServiceSettings, make_app
 from csp_index.store import schema
-from csp_index.store.class_names import class_names, store_class_names
 from csp_index.store.connect import create_store
+from csp_index.store.values.class_names import class_names, store_class_names
 
 CLASSES = {0: "tench", 1: "goldfish", 2: "<b>shark</b>"}
 

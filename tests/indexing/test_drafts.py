@@ -19,9 +19,9 @@ from csp_index.images.sources import open_source
 from csp_index.indexing import indexer
 from csp_index.models.encoders import load_encoder
 from csp_index.models.networks import load_network
-from csp_index.originals import read_originals
 from csp_index.store import column_tables, schema
 from csp_index.store.connect import create_store
+from csp_index.store.originals import read_originals
 
 LAYER = NetworkSource("python:fakes:network", ("concepts",), name="net")
 

@@ -15,10 +15,11 @@ import whole_index
 from damages import all_damages
 from planted import ENCODER
 
-from csp_index import NetworkSource, originals
+from csp_index import NetworkSource
 from csp_index.integrity.findings import Verification
 from csp_index.integrity.verify import encoder_at_hand, verify
 from csp_index.models.index_models import Models
+from csp_index.store import originals
 
 DAMAGES = {str(damage): damage for damage in all_damages()}
 AS_BEFORE = (  # everything is answered as before the damage

@@ -14,7 +14,7 @@ import torch
 from namers import DEAD, LAYER, NEURONS, Fails, Namer, build
 from PIL import Image
 
-from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index, originals
+from csp_index import CandidateTexts, Index, NetworkSource, NeuronKey, open_index
 from csp_index.errors import ProposerError
 from csp_index.images.decode import decode, read_images
 from csp_index.labelling.texts.candidate_mix import read_proposals
@@ -22,7 +22,7 @@ from csp_index.proposers.pictures import Pictures
 from csp_index.proposers.proposer import Answer, Question
 from csp_index.proposers.questions import Questions
 from csp_index.records import LayerKey
-from csp_index.store import catalog, column_tables
+from csp_index.store import catalog, column_tables, originals
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from made_once import made_once
 
 from csp_index import Index, open_index
 from csp_index.records import LayerKey
-from csp_index.store.class_names import store_class_names
+from csp_index.store.values.class_names import store_class_names
 
 NEURONS, WIDTH = 70, 8  # more neurons than are read together
 

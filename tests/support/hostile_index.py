@@ -12,10 +12,10 @@ import fakes
 import pyarrow as pa
 import pytest
 
-from csp_index import NetworkSource, open_index, originals
+from csp_index import NetworkSource, open_index
 from csp_index.models import trust
 from csp_index.proposers.answer_store import JOURNAL
-from csp_index.store import schema
+from csp_index.store import originals, schema
 from csp_index.store.tables import Store
 
 CODE = """

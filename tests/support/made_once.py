@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from csp_index import Index, originals
-from csp_index.store import schema
+from csp_index import Index
+from csp_index.store import originals, schema
 
 _ROOT = tempfile.TemporaryDirectory(prefix="made-once-", ignore_cleanup_errors=True)
 _MADE: dict[Hashable, Path] = {}

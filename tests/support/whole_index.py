@@ -12,8 +12,9 @@ from typing import Any
 from namers import Namer
 from planted import CONCEPTS, PLANTED, WORDS, make_planted
 
-from csp_index import EvaluationOptions, Index, open_index, originals
+from csp_index import EvaluationOptions, Index, open_index
 from csp_index.evaluation.options import parse_methods
+from csp_index.store import originals
 from csp_index.store.connect import open_version
 
 TAG = "paper"

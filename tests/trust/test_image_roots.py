@@ -15,10 +15,10 @@ import pytest
 from indexed import ENCODER, NETWORK, WORDS
 from PIL import Image
 
-from csp_index import open_index, originals
+from csp_index import open_index
 from csp_index.errors import SourceError
-from csp_index.originals import ImageRoots, read_originals
-from csp_index.store import schema
+from csp_index.store import originals, schema
+from csp_index.store.originals import ImageRoots, read_originals
 from csp_index.store.tables import Store
 
 

@@ -19,9 +19,9 @@ from csp_index.images.decode import ImageFailure, same_file
 from csp_index.images.loader import stacked
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models
-from csp_index.originals import read_originals
 from csp_index.records import Progress
 from csp_index.store import schema
+from csp_index.store.originals import read_originals
 from csp_index.store.tables import Store
 from csp_index.store.values.crops import append_crops
 

@@ -26,11 +26,11 @@ from csp_index.indexing.model_columns import columns_of
 from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.index_models import Models, by_network
 from csp_index.models.networks import LoadedNetwork
-from csp_index.originals import ImageRoots
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.connect import open_snapshot
 from csp_index.store.image_metadata import image_records
+from csp_index.store.originals import ImageRoots
 from csp_index.store.tables import Store
 
 

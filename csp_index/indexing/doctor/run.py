@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from csp_index import originals, settings
+from csp_index import settings
 from csp_index.errors import SettingError
 from csp_index.indexing.doctor.examination import SAMPLE, Examination
 from csp_index.indexing.doctor.index import examine_index
@@ -14,6 +14,7 @@ from csp_index.indexing.doctor.report import DoctorReport
 from csp_index.indexing.doctor.source import examine_source
 from csp_index.models.index_models import Models, NetworkSource
 from csp_index.models.objects import Encoder, Network
+from csp_index.store import originals
 from csp_index.store.connect import is_index
 
 

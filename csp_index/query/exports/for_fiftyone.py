@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from csp_index.images.files.containers import container_of
-from csp_index.originals import ImageRoots
 from csp_index.query.exports.rows import Exported, Subject
 from csp_index.store import catalog
 from csp_index.store.image_metadata import image_records, parse_metadata
+from csp_index.store.originals import ImageRoots
 
 _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadata"]
 _OWN = {"filepath", "tags", "metadata", "id", "_id", "media_type", "created_at", "last_modified_at"}

@@ -48,8 +48,8 @@ from csp_index.service.documents.verdict import below, scales, verdict
 from csp_index.service.layer_table import LayerTable, finite
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
-from csp_index.store.class_names import class_names
 from csp_index.store.stored_json import read_object
+from csp_index.store.values.class_names import class_names
 
 if TYPE_CHECKING:
     from csp_index.service.live.engine import Engine

@@ -19,10 +19,10 @@ from PIL import Image
 from csp_index.errors import BusyError, NotFoundError, SourceError, StoreError, one_line
 from csp_index.images.files.bucket_files import is_in_bucket
 from csp_index.images.files.containers import container_of
-from csp_index.originals import read_indexed
 from csp_index.service.documents.image import stored_thumbnail
 from csp_index.service.snapshot import Snapshot
 from csp_index.settings import SERVE_ORIGINAL_SIDE
+from csp_index.store.originals import read_indexed
 from csp_index.store.values.derived_images import is_derived
 
 READ_AT_ONCE: Final = 4

@@ -19,8 +19,8 @@ from csp_index.labelling.texts.candidate_names import Candidates, TextSpace, pla
 from csp_index.records import Label, LayerKey, Progress
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.class_names import class_names
 from csp_index.store.tables import Store
+from csp_index.store.values.class_names import class_names
 from csp_index.studies.auditing.audit import AuditMaterial, AuditOptions, audit_layer
 from csp_index.studies.auditing.expected import read_expected
 from csp_index.studies.auditing.findings import THRESHOLD

@@ -18,10 +18,10 @@ from csp_index.errors import NotFoundError, SettingError, StudyError
 from csp_index.records import LayerKey
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.class_names import class_names
 from csp_index.store.image_metadata import check_columns, image_records, metadata_state, number_text
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import fetch_tiles
+from csp_index.store.values.class_names import class_names
 from csp_index.studies.classes.number_bins import (
     BINS,
     MOST_BINS,

@@ -20,10 +20,10 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.records import Progress
 from csp_index.store import catalog
 from csp_index.store.catalog import LayerInfo
-from csp_index.store.class_names import class_names
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.study_tables import EFFECT_CLASSES, EFFECTS
 from csp_index.store.tables import Store
+from csp_index.store.values.class_names import class_names
 from csp_index.studies.effects.ablated_effects import ablated_effects, look
 from csp_index.studies.effects.image_sample import ImageSample, sampled
 from csp_index.studies.effects.layer_effects import EffectOptions

@@ -66,7 +66,7 @@ def test_fiftyone_samples_name_the_neurons_that_fire(folders: dict[str, Path], i
 
 
 def test_fiftyone_gets_thumbnails_where_originals_may_not_be_opened(index: Index, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("csp_index.originals.ImageRoots.allow", lambda roots, uri: False)
+    monkeypatch.setattr("csp_index.store.originals.ImageRoots.allow", lambda roots, uri: False)
     index.export("fiftyone", tmp_path / "out", PLANTED)
     samples = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
     assert {sample["filepath"] for sample in samples} == {f"data/{image}.jpg" for image in range(40)}

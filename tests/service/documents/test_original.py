@@ -17,12 +17,13 @@ from PIL import Image
 from planted import DERIVED, Served
 from starlette.testclient import TestClient
 
-from csp_index import open_index, originals
+from csp_index import open_index
 from csp_index.errors import BusyError, NotFoundError, StoreError
 from csp_index.service import ServiceSettings, make_app
 from csp_index.service.documents import original as module
 from csp_index.service.documents.original import has_original, original_picture
 from csp_index.service.snapshot import Snapshot
+from csp_index.store import originals
 
 SECRET = b"a secret of the owner"
 TURNED, LARGE, SMALL, CHANGED, GONE, PACKED = range(6)  # the images below, by id
