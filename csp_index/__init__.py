@@ -61,8 +61,8 @@ if TYPE_CHECKING:
         NeuronKey,
         ScoringOptions,
     )
+    from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
     from csp_index.studies.effects.stored_effects import EffectClass, LayerEffects, SumCheck
-    from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 __version__ = "0.2.0"
 __all__ = [
@@ -162,7 +162,7 @@ _HOMES = {
     "csp_index.query.neuron_view": ("NeuronView",),
     "csp_index.query.results": ("Labels", "SqlResult"),
     "csp_index.studies.effects.stored_effects": ("EffectClass", "LayerEffects", "SumCheck"),
-    "csp_index.weighted_labels": ("LabelTerm", "WeightedLabel"),
+    "csp_index.records.weighted_labels": ("LabelTerm", "WeightedLabel"),
 }
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from csp_index.assurance import likelihood, stability
 from csp_index.cli.output import say
 from csp_index.labelling.methods import RECOMMENDED
 from csp_index.printable import megabytes, printable
+from csp_index.records.assurance import likelihood, stability
 
 if TYPE_CHECKING:
     from csp_index.contrast.vector_index import EncoderOptimized, OptimizeSummary, Recall

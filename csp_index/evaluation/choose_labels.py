@@ -26,10 +26,10 @@ from csp_index.models.encoders import LoadedEncoder
 from csp_index.models.networks import LoadedNetwork
 from csp_index.ordering import leaders_of, seeded_sample
 from csp_index.records import DerivedKind, Progress
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 from csp_index.store.tables import Store
 from csp_index.store.values.derived_images import is_derived
 from csp_index.store.values.streams import embeddings_of_derived
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 _RANKED = 5  # best candidates per neuron
 _HALVES = 1 << 40  # makes the draw of halves differ from that of splits with the same seed

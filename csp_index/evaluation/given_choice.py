@@ -19,9 +19,9 @@ from csp_index.labelling.elsewhere.given_labels import GivenLabels, read_given
 from csp_index.labelling.elsewhere.names_of_readers import given_names
 from csp_index.labelling.elsewhere.stored_imports import imported_labels
 from csp_index.models.prompt_templates import fill
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store.catalog import EncoderInfo
 from csp_index.store.tables import Store
-from csp_index.weighted_labels import WeightedLabel
 
 if TYPE_CHECKING:
     from csp_index.evaluation.steps import Tools

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import normalize
 
-from csp_index.weighted_labels import WeightedLabel
+from csp_index.records.weighted_labels import WeightedLabel
 
 OfTexts = Callable[[torch.Tensor], torch.Tensor]
 """From rows [S] of texts to what each says of N images, [S, N]."""

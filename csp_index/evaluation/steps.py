@@ -62,12 +62,12 @@ from csp_index.models.networks import LoadedNetwork
 from csp_index.models.prompt_templates import templates
 from csp_index.models.weights import device_name
 from csp_index.records import DerivedKind, ExampleOptions, Progress
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store import catalog
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.image_metadata import metadata_texts
 from csp_index.store.tables import Store
 from csp_index.store.values import streams
-from csp_index.weighted_labels import WeightedLabel
 
 Labels = list[str | None]  # the label of every neuron, by one method, as it is written
 _CORRELATED = 2**26  # activations in memory at once to find neurons that fire alike

@@ -20,8 +20,8 @@ from csp_index.labelling.nulls.fit import fit_notes
 from csp_index.labelling.request import LabelRequest
 from csp_index.labelling.ties import Ties
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.tensors.library import torch
-from csp_index.weighted_labels import WeightedLabel
 
 STORED_NEIGHBOURS = 5  # nearest contrastive images stored with each activating one, whatever the method looks at
 _PAIR_BYTES = 256  # of a pair in memory, about

@@ -38,10 +38,10 @@ from csp_index.labelling.scoring import Scored
 from csp_index.labelling.ties import Ties, read_ties
 from csp_index.ordering import leaders_of
 from csp_index.records import ExampleOptions
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store.tables import Store
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
-from csp_index.weighted_labels import WeightedLabel
 
 _MANY = 256  # neurons; those who label fewer label others soon, and need the embeddings again
 

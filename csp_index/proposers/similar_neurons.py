@@ -26,10 +26,10 @@ from csp_index.labelling.vocabularies import clean_text
 from csp_index.ordering import leaders_of
 from csp_index.proposers.proposer import Answer
 from csp_index.records import NeuronKey
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
-from csp_index.weighted_labels import WeightedLabel
 
 _ROWS = 1024  # neurons compared at once
 

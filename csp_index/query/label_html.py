@@ -6,11 +6,11 @@ import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from csp_index.assurance import likelihood
 from csp_index.printable import printable
 from csp_index.query.picture_html import Tile, tiles_html
 from csp_index.query.stored_pictures import no_veils
 from csp_index.records import ExamplePair, Label, NeuronKey
+from csp_index.records.assurance import likelihood
 
 Veil = Callable[[NeuronKey, Iterable[int]], Mapping[int, bytes]]
 """Returns pictures of images, by id, veiled where a neuron does not fire."""

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from csp_index.assurance import NullRank
 from csp_index.errors import NotFoundError
 from csp_index.labelling.kept.read_labels import crop_runs
 from csp_index.labelling.label_rule import read_rule
@@ -24,6 +23,7 @@ from csp_index.labelling.probabilities.stored import read_probabilities
 from csp_index.labelling.review.words import PINNED
 from csp_index.query.neuron_view import ALWAYS, share_above_mean
 from csp_index.records import ExamplePair, Label, LabelScore, NeuronKey, prediction_set_of, rivals_of
+from csp_index.records.assurance import NullRank
 from csp_index.service.documents.shapes import NeuronRow
 from csp_index.store import catalog, schema
 from csp_index.store.catalog import LayerInfo

@@ -14,7 +14,7 @@ from csp_index.evaluation.judge_labels import LabelTexts, activation_metrics
 from csp_index.evaluation.label_sums import LabelSums
 from csp_index.evaluation.metrics.calibration import TextCalibration
 from csp_index.labelling.linear.presence import PresenceSigmoids
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 
 TEXTS = ("dog", "grass", "water")
 

@@ -16,7 +16,7 @@ from csp_index.files.regular_files import user_path
 from csp_index.labelling.elsewhere.layouts import LabelRow, LabelTable, read_label_table
 from csp_index.labelling.methods import method_names
 from csp_index.records import LayerKey
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 
 _NAME: Final = re.compile(r"\w[\w.-]{0,59}")
 _SHOWN, _LONGEST = 4, 60  # names in a note, and letters of one

@@ -18,10 +18,10 @@ from csp_index.labelling.probabilities.stored import read_probabilities
 from csp_index.labelling.review.pinned import pinned_label, pins_of
 from csp_index.labelling.review.words import PINNED
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store import catalog, schema
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
-from csp_index.weighted_labels import WeightedLabel
 
 _SCORE = ("text", "score", "score_low", "score_high", "confidence")
 _PAIR = tuple(field.name for field in fields(ExamplePair))

@@ -13,8 +13,8 @@ from typing import Final
 from csp_index.labelling.linear.correlation import Moments, PartSums
 from csp_index.labelling.linear.presence import PresenceSigmoids
 from csp_index.ordering import leaders_of
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 from csp_index.tensors.library import torch
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 LISTED: Final = 50  # texts of each neuron by absolute correlation, among which the elastic net chooses
 MOST_TERMS: Final = 10

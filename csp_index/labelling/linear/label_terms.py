@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from csp_index.errors import SettingError, StoreError, one_line
 from csp_index.records import NeuronKey
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 from csp_index.store import schema
 from csp_index.store.tables import Store
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
 
 _TERM = ("text", "weight", "slope", "shift")
 TermKey = tuple[str, NeuronKey]

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from csp_index.assurance import NullRank
 from csp_index.errors import LabelError
 from csp_index.records import Label, LayerKey
+from csp_index.records.assurance import NullRank
 from csp_index.store import schema
 from csp_index.store.catalog import of_layer, sql_text
 from csp_index.store.tables import Store

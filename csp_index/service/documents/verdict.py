@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from csp_index.assurance import above_null, likelihood
 from csp_index.labelling.methods import controls
 from csp_index.labelling.review.words import PINNED
+from csp_index.records.assurance import above_null, likelihood
 from csp_index.service.documents.neuron_shapes import Scales, Statistics
 from csp_index.service.documents.shapes import NeuronRow
 from csp_index.service.layer_table import LayerTable

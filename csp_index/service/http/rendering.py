@@ -19,12 +19,12 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
-from csp_index.assurance import above_null, of_hundred, stability
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.evaluation.report.rendering import CompiledOnce
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.printable import not_turned
+from csp_index.records.assurance import above_null, of_hundred, stability
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
 from csp_index.service.documents.maps import veil as draw_veil

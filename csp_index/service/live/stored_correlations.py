@@ -17,10 +17,10 @@ from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.linear.explanation import MOST_TERMS, Explanation, LinearTerms
 from csp_index.labelling.linear.label_terms import TermKey, read_terms
 from csp_index.labelling.request import KEPT, LabelRequest
+from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, schema
 from csp_index.store.stored_json import read_object
-from csp_index.weighted_labels import WeightedLabel
 
 _LABEL_BYTES = 500  # of a label's terms in memory, about
 

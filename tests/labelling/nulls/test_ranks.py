@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import csp_index
-from csp_index.assurance import NullRank, above_null
 from csp_index.errors import CspIndexError, LabelError, NotFoundError
 from csp_index.labelling.nulls.ranks import null_ranks, with_rank
 from csp_index.records import Label, LabelScore, NeuronKey
+from csp_index.records.assurance import NullRank, above_null
 from csp_index.service.layer_table import read_layer
 
 WORDS = csp_index.CandidateTexts(("striped", "red", "moon"), torch.eye(16)[[0, 3, 7]], key="words")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final, Literal, get_args
 
-from csp_index.assurance import NullRank, stability
 from csp_index.errors import AddressError, SettingError
 from csp_index.printable import printable
-from csp_index.weighted_labels import LabelTerm, WeightedLabel
+from csp_index.records.assurance import NullRank, stability
+from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 
 ContrastKind = Literal["nearest", "falcon", "perturbation", "synthetic", "random"]
 DerivedKind = Literal["perturbation", "synthetic"]  # contrast kinds whose images are made
