@@ -28,18 +28,8 @@ _KEY = ("run_id", *_NEURON)
 _PAIRED = 16  # labels whose pairs are compared with activations and embeddings without `full`
 _AT_ONCE = 16  # neurons whose activations are in memory at once
 _CLOSE = 1e-3  # of stored cosines, and of activations as a share of the neuron's largest
-_OF_NEURONS = (
-    schema.LABELS,
-    schema.LABEL_TERMS,
-    schema.EXAMPLES,
-    schema.ANSWERS,
-    schema.CANDIDATES,
-    schema.EVALUATIONS,
-    schema.CLASS_NAMES,
-    schema.LABEL_NULLS,
-    schema.LABEL_PROBABILITIES,
-    *(name for name in study_tables.OF_NEURONS if name not in RULES),  # `study_checks` looks at those
-)
+# `study_checks` looks at the others, `review_checks` at what readers say
+_OF_NEURONS = tuple(name for name in schema.OF_NEURONS if name not in (*RULES, *study_tables.OF_READERS))
 _UNIQUE = {
     schema.CANDIDATES: [*_KEY, "kind", "proposer", "rank"],
     schema.ANSWERS: ["settings_hash", *_NEURON, "kind"],

@@ -13,23 +13,9 @@ from csp_index.labelling.review.pinned import pinned_table
 from csp_index.labelling.review.words import OF_NEURON, PINNED
 from csp_index.query.map_views import map_views
 from csp_index.store import catalog, column_tables, schema, study_tables
-from csp_index.store.study_tables import NOTES, RATINGS
+from csp_index.store.study_tables import NOTES
 from csp_index.store.tables import Store
 
-_OF_NEURONS = (
-    schema.NEURONS,
-    schema.CLASS_NAMES,
-    schema.LABEL_NULLS,
-    schema.LABEL_PROBABILITIES,
-    schema.LABELS,
-    schema.LABEL_TERMS,
-    schema.EXAMPLES,
-    schema.ANSWERS,
-    schema.CANDIDATES,
-    schema.EVALUATIONS,
-    *study_tables.OF_NEURONS,
-    RATINGS,
-)
 ALL: Final = "all"  # in place of a method: the newest label of every method
 _OF_BEST = """LEFT JOIN (
             SELECT run_id, model, layer, neuron, 0 AS rank, probability FROM label_probabilities
@@ -88,7 +74,7 @@ def sql_views(store: Store) -> tuple[Views, dict[str, str]]:
     """
     names = set(store.table_names())
     openers: dict[str, Callable[[], Any]] = {}
-    definitions = dict.fromkeys((*_OF_NEURONS, "derived"), _ADDRESSED)
+    definitions = dict.fromkeys((schema.NEURONS, *schema.OF_NEURONS, "derived"), _ADDRESSED)
     for name in schema.fixed_tables():
         openers[name] = partial(store.dataset if name in names else _no_rows, name)
     # One row per neuron and class; the classes come first, because the view is over them, too.

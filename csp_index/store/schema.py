@@ -230,6 +230,9 @@ _TABLES: dict[str, pa.Schema] = (
     | STUDIES
 )
 
+OF_NEURONS = tuple(name for name, kind in _TABLES.items() if {"run_id", "model", "layer", "neuron"} <= set(kind.names))
+"""Tables whose rows are of a neuron, made by a run."""
+
 
 @cache
 def table_schema(name: str) -> pa.Schema:

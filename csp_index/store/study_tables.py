@@ -313,10 +313,5 @@ STUDIES: dict[str, pa.Schema] = {
     ),
 }
 
-_MADE = {name: set(kind.names) for name, kind in STUDIES.items() if name not in OF_READERS}
-
-OF_NEURONS = tuple(name for name, columns in _MADE.items() if {"run_id", "model", "layer", "neuron"} <= columns)
-"""Tables whose rows are of a neuron, made by a run."""
-
-OF_RUNS = tuple(name for name, columns in _MADE.items() if "run_id" in columns)
+OF_RUNS = tuple(name for name, kind in STUDIES.items() if name not in OF_READERS and "run_id" in kind.names)
 """Tables whose rows are made by a run."""
