@@ -35,20 +35,6 @@ class MeanInterval:
     count: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class PairedTest:
-    """The mean of a - b over neurons that have both, its interval, and whether it differs from 0.
-
-    `difference`, `low` and `high` are None without a pair, `p_value` with fewer than LEAST_PAIRS.
-    """
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    count: int
-
-
 def mean_interval(values: torch.Tensor, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0) -> MeanInterval:
     """Return the mean over neurons of each row of `values` [R, M] with its bootstrap interval; NaN is left out.
 
@@ -76,28 +62,6 @@ def mean_interval(values: torch.Tensor, rounds: int = ROUNDS, level: float = LEV
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         low[rows], high[rows] = torch.quantile(_resampled(block, rounds, seed), tails, dim=1)
     return MeanInterval(mean, low, high, count)
-
-
-def paired_test(
-    a: torch.Tensor, b: torch.Tensor, rounds: int = ROUNDS, level: float = LEVEL, seed: int = 0
-) -> PairedTest:
-    """Compare two methods' values [M] on the same neurons: mean of a - b, interval, Wilcoxon's signed-rank p-value.
-
-    The test is two-sided and drops differences of 0; where all are 0, p is 1.
-
-    >>> paired_test(torch.zeros(8), torch.zeros(8)).p_value
-    1.0
-    """
-    if a.ndim != 1 or a.shape != b.shape:
-        raise EvaluationError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} do not match: expected [M] twice")
-    difference = a.double() - b.double()
-    difference = difference[~difference.isnan()]
-    interval = mean_interval(difference[None], rounds, level, seed)
-    count = len(difference)
-    if not count:
-        return PairedTest(None, None, None, None, 0)
-    p_value = signed_rank(difference[None])[0]
-    return PairedTest(interval.mean.item(), interval.low.item(), interval.high.item(), p_value, count)
 
 
 def signed_rank(differences: torch.Tensor) -> list[float | None]:

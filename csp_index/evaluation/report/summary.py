@@ -285,8 +285,7 @@ def _paired(
     columns = grid.columns(kind)
     rows = [[grid.rows[method, metric] for method in pair] for metric, *pair in trios]
     a, b = torch.from_numpy(grid.matrix[:, columns])[torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).T]
-    # All tests at once: `paired_test` would draw its neurons again for every pair, a minute for thousands of neurons.
-    # Both give the same figures, which do not depend on what else is computed.
+    # All tests at once: one by one, they would draw neurons again for every pair, a minute for thousands of neurons.
     intervals, p_values = mean_interval(a - b, rounds, seed=seed), signed_rank(a - b)
     for row, (metric, method_a, method_b) in enumerate(trios):
         count = int(intervals.count[row])

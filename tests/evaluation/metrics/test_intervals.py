@@ -11,7 +11,7 @@ from scipy import stats
 
 from csp_index.errors import EvaluationError
 from csp_index.evaluation.metrics import intervals
-from csp_index.evaluation.metrics.intervals import LEAST_PAIRS, holm, mean_interval, paired_test, signed_rank
+from csp_index.evaluation.metrics.intervals import LEAST_PAIRS, holm, mean_interval, signed_rank
 
 NAN = float("nan")
 
@@ -66,36 +66,34 @@ def test_an_interval_lies_within_the_values(values):
     assert min(values) - 1e-9 <= found.low.item() <= found.high.item() <= max(values) + 1e-9
 
 
-def test_a_paired_test_uses_the_neurons_that_have_both():
+def test_a_difference_is_of_the_neurons_that_have_both():
     generator = torch.Generator().manual_seed(0)
     b = torch.rand(40, generator=generator, dtype=torch.float64)
     a = b + 0.1 + 0.05 * torch.randn(40, generator=generator, dtype=torch.float64)
     a[3], b[7] = NAN, NAN
     both = ~(a.isnan() | b.isnan())
-    found = paired_test(a, b)
-    assert found.count == 38
-    assert found.difference == pytest.approx((a - b)[both].mean().item())
-    assert 0 < found.low < found.difference < found.high
-    assert found.p_value == pytest.approx(stats.wilcoxon(a[both].numpy(), b[both].numpy()).pvalue)
-    assert found.p_value < 1e-6
-    other_way = paired_test(b, a)
-    assert other_way.difference == pytest.approx(-found.difference)
-    assert other_way.p_value == pytest.approx(found.p_value)
+    found, p_values = mean_interval(torch.stack([a - b, b - a])), signed_rank(torch.stack([a - b, b - a]))
+    assert found.count.tolist() == [38, 38]
+    assert found.mean.tolist() == pytest.approx([(a - b)[both].mean().item(), (b - a)[both].mean().item()])
+    assert 0 < found.low[0] < found.mean[0] < found.high[0]
+    assert p_values == pytest.approx([stats.wilcoxon(a[both].numpy(), b[both].numpy()).pvalue] * 2)
+    assert p_values[0] < 1e-6
 
 
-def test_a_paired_test_of_ties_and_zeros_warns_of_nothing():
+def test_a_signed_rank_test_of_ties_and_zeros_warns_of_nothing():
     a, b = torch.tensor([1.0, 2, 3, 4, 5, 5, 5, 7]), torch.tensor([0.0, 1, 2, 4, 5, 4, 4, 7])
-    found = paired_test(a, b)
-    assert found.count == 8 and 0 < found.p_value < 0.1
+    (p_value,) = signed_rank((a - b)[None])
+    assert 0 < p_value < 0.1
 
 
-def test_a_paired_test_without_a_difference_or_without_pairs():
-    same = paired_test(torch.ones(10), torch.ones(10))
-    assert (same.difference, same.low, same.high, same.p_value, same.count) == (0.0, 0.0, 0.0, 1.0, 10)
-    few = paired_test(torch.tensor([1.0, 2, 3, 4, 5]), torch.zeros(5))
-    assert few.p_value is None and few.difference == 3.0 and few.count == 5
-    none = paired_test(torch.tensor([1.0, NAN]), torch.tensor([NAN, 1.0]))
-    assert (none.difference, none.low, none.high, none.p_value, none.count) == (None, None, None, None, 0)
+def test_without_a_difference_p_is_one_and_with_few_there_is_none():
+    same, few, none = torch.zeros(10), torch.tensor([3.0] * 5 + [NAN] * 5), torch.full((10,), NAN)
+    differences = torch.stack([same, few, none])
+    assert signed_rank(differences) == [1.0, None, None]
+    found = mean_interval(differences)
+    assert found.count.tolist() == [10, 5, 0]
+    assert found.mean[:2].tolist() == [0.0, 3.0] and found.low[0] == found.high[0] == 0.0
+    assert found.mean[2].isnan() and found.low[2].isnan() and found.high[2].isnan()
 
 
 def test_holm_steps_down_never_falls_and_never_passes_one():
@@ -123,7 +121,6 @@ def test_holm_rejects_what_the_textbook_rejects(p_values):
         (lambda: mean_interval(torch.zeros(3)), "expected \\[R, M\\]"),
         (lambda: mean_interval(torch.zeros(1, 3), rounds=0), "rounds is 0"),
         (lambda: mean_interval(torch.zeros(1, 3), level=95), "level is 95"),
-        (lambda: paired_test(torch.zeros(3), torch.zeros(2)), "do not match"),
     ],
 )
 def test_what_does_not_fit_is_said(call, says):
@@ -135,7 +132,7 @@ def test_what_does_not_fit_is_said(call, says):
 def test_few_differences_with_ties_have_scipys_exact_p_value(seed):
     difference = torch.tensor(np.random.default_rng(seed).choice([-1.0, 0.0, 0.5, 1.0], 9))
     changed = difference[difference != 0].numpy()
-    found = paired_test(difference, torch.zeros(9)).p_value
+    (found,) = signed_rank(difference[None])
     assert found == pytest.approx(stats.wilcoxon(changed).pvalue, abs=1e-12)
 
 
