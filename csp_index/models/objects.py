@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from csp_index.errors import CspIndexError, ModelError, one_line
 from csp_index.models import encoders, networks
 from csp_index.models.borrowing import device_for
-from csp_index.models.encoders import Towers, TwoTowers, transformers_towers
+from csp_index.models.encoders import TwoTowers
 from csp_index.models.layers.inputs import Prepared, cast
 from csp_index.models.layers.loaded import Loaded, check_kind, loaded_module
 from csp_index.models.networks import LayerOutput, layers_of
@@ -35,6 +35,7 @@ from csp_index.models.object_identity import (
     source_of,
     weights_of,
 )
+from csp_index.models.towers import Towers, transformers_towers
 from csp_index.models.trunks import class_names_in, processed
 from csp_index.models.weights import OBJECT
 from csp_index.models.zoo import timm_transform

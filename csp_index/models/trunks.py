@@ -144,7 +144,7 @@ def load_open_clip(name: str, wish: Wish) -> Loaded:
     """Return the image tower of a model of open_clip as a network; `/none` after an architecture: random weights."""
     import open_clip
 
-    from csp_index.models.encoders import open_clip_model
+    from csp_index.models.towers import open_clip_model
 
     architecture, _, tag = name.partition("/")
     if tag == "none" or (not wish.weights and architecture in open_clip.list_models()):

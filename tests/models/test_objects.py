@@ -193,8 +193,8 @@ class Words:
 def open_clip_parts():
     import open_clip
 
-    from csp_index.models.encoders import _tokenizer_options
     from csp_index.models.plugins import load_plugins
+    from csp_index.models.towers import _tokenizer_options
 
     load_plugins()
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{CLIP}")
