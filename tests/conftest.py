@@ -56,7 +56,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what csp_index remembers for its user apart from what it remembers for the user who tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSP_INDEX_STATE", str(tmp_path_factory.mktemp("state")))
-        patch.setenv("CSP_INDEX_SERVE_PATIENCE", "30")  # pages wait for models, however busy the machine is
+        patch.setenv("CSP_INDEX_SERVE_PATIENCE", "30")  # pages wait for models, however busy the machine is,
+        patch.setenv("CSP_INDEX_SERVE_TIMEOUT", "120")  # and so do questions
         yield
 
 

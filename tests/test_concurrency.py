@@ -21,7 +21,7 @@ def test_the_next_item_is_made_while_the_reader_holds_the_last() -> None:
 
     stream = ahead(items())
     assert next(stream) == 0
-    assert made[1].wait(10)
+    assert made[1].wait(60)
     assert not made[2].is_set(), "one ahead, not more"
     assert list(stream) == [1, 2]
 
@@ -48,14 +48,14 @@ def test_closing_closes_what_is_read_even_in_the_midst_of_an_item() -> None:
         try:
             yield 1
             busy.set()
-            go.wait(10)
+            go.wait(60)
             yield 2
         finally:
             closed.set()
 
     stream = ahead(items())
     next(stream)
-    assert busy.wait(10)
+    assert busy.wait(60)
     threading.Timer(0.05, go.set).start()
     stream.close()
     assert closed.is_set()
@@ -64,7 +64,7 @@ def test_closing_closes_what_is_read_even_in_the_midst_of_an_item() -> None:
 def test_jobs_run_in_order_and_beside_their_maker() -> None:
     done, go = list[int](), threading.Event()
     with Writer() as writer:
-        writer.put(lambda: (go.wait(10), done.append(1))[1])
+        writer.put(lambda: (go.wait(60), done.append(1))[1])
         writer.check()
         assert done == [], "the maker goes on"
         go.set()

@@ -72,7 +72,7 @@ def test_threads_wait_for_the_one_that_makes_a_value() -> None:
         return 7
 
     def ask(_: int) -> int:
-        barrier.wait(5)
+        barrier.wait(60)
         return cache.get("key", make)
 
     with ThreadPoolExecutor(4) as threads:
@@ -101,7 +101,7 @@ def test_after_an_error_still_one_thread_at_a_time_makes_the_value() -> None:
         return 7
 
     def ask(_: int) -> int:
-        waiting.wait(5)
+        waiting.wait(60)
         while True:
             try:
                 return cache.get("key", make)

@@ -263,11 +263,11 @@ def test_thousands_of_synsets_load_and_answer_fast(tmp_path: Path, count: int) -
     words = count * 7 // 8
     synsets = [(f"s{i}", [f"lemma_{i}", f"word_{i % words}"], [("@", f"s{i // 7}")] if i else []) for i in range(count)]
     path = write(tmp_path, wordnet_bytes(synsets), "data.noun")
-    start = time.perf_counter()
+    start = time.process_time()
     tree = load_hierarchy(path)
-    loaded = time.perf_counter() - start
+    loaded = time.process_time() - start
     assert len(tree) == count and loaded < 5
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(2000):
         tree.similarity(f"lemma {i * 37 % count}", f"word {i}")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -139,7 +139,7 @@ def test_presence_equals_a_naive_loop(records: list[dict[str, object]], columns:
 def test_metadata_of_many_columns_is_read_at_a_fair_speed() -> None:
     rng = np.random.default_rng(0)
     lines = [json.dumps({f"c{c}": f"word {w}" for c, w in enumerate(rng.integers(0, 50, 100))}) for _ in range(50)]
-    start = time.perf_counter()
+    start = time.process_time()
     table = concept_presence(((i, lines[i % 50]) for i in range(5000)), [f"word {w}" for w in range(40)])
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert table.presence(["word 3"])[0].any()

@@ -39,7 +39,7 @@ def test_an_answer_comes_with_its_candidates_and_its_cost() -> None:
         completion_tokens=7,
         seconds=answer.seconds,
     )
-    assert 0 < answer.seconds < 5
+    assert 0 < answer.seconds < 60
 
 
 def test_what_is_sent_is_a_chat_request_with_both_grids_and_the_prompt() -> None:
@@ -77,7 +77,7 @@ def test_every_neuron_is_asked_once_and_answered_under_its_own_name() -> None:
 
 
 def test_no_more_are_asked_at_once_than_allowed_and_connections_are_kept() -> None:
-    together = threading.Barrier(4, timeout=5)
+    together = threading.Barrier(4, timeout=60)
 
     def behave(asked: Asked) -> Say:
         together.wait()  # four are here at once, or this breaks

@@ -80,13 +80,13 @@ def test_any_answer_is_concepts_or_refused(raw: str) -> None:
     ids=lambda raw: ascii(raw[:9]),
 )
 def test_a_long_answer_takes_no_long_time(raw: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     read_answer(raw, 3, 4)
     with refusing(ProposerError):
         Prompt("x", "{" + raw, "y")
     chat_messages.server_words(raw.encode())
     chat_messages.server_words(b"<" * LONG)
-    assert time.monotonic() - started < SECONDS
+    assert time.process_time() - started < SECONDS
 
 
 @QUICK

@@ -73,7 +73,7 @@ def test_it_ends_cleanly_and_answers_what_it_was_asked(served_db: Path, sent: in
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CSP_INDEX_SQL_SECONDS": "60"},
     )
     with process:
         line = process.stdout.readline()

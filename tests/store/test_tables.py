@@ -172,7 +172,7 @@ def test_threads_that_ask_for_the_same_of_a_table_make_it_once(tmp_path):
     store.append("numbers", ROWS)
 
     def ask(_: int) -> int:
-        start.wait(5)
+        start.wait(60)
         return store.memo("numbers", "rows", lambda: calls.append(1) or store.count("numbers"))
 
     with store.moment(), ThreadPoolExecutor(4) as threads:

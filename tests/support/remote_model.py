@@ -13,7 +13,7 @@ from csp_index.records import NeuronKey
 
 GOOD = '["red star", "star"]'
 SMALL = Layout(cell=32)
-QUICK = RemoteOptions(concurrency=4, timeout=5.0, retries=2, backoff=0.001)
+QUICK = RemoteOptions(concurrency=4, timeout=60.0, retries=2, backoff=0.001)
 
 
 def question(neuron: int, contrasts: int = 2) -> Question:

@@ -178,7 +178,7 @@ def test_slow_object_stores_hold_no_page_and_no_other_original(db: Path, monkeyp
     ):
         waiting = [pool.submit(client.get, f"/images/{image}/original") for image in (TURNED, LARGE)]
         try:
-            assert all(arrived.acquire(timeout=10) for _ in waiting)
+            assert all(arrived.acquire(timeout=60) for _ in waiting)
             replies = [pool_get(client, path) for path in ("/", f"/images/{SMALL}/original")]
         finally:
             go_on.set()
@@ -189,7 +189,7 @@ def test_slow_object_stores_hold_no_page_and_no_other_original(db: Path, monkeyp
 
 def pool_get(client: TestClient, path: str) -> Any:
     """Ask in a thread, so that a service that does not answer fails the test in place of holding it."""
-    return ThreadPoolExecutor(1).submit(client.get, path).result(timeout=10)
+    return ThreadPoolExecutor(1).submit(client.get, path).result(timeout=60)
 
 
 def test_a_derived_image_is_shown_from_the_index(planted: Served) -> None:
