@@ -165,7 +165,8 @@ def _rows_of(store: Store, target: LayerInfo, numbers: list[int]) -> pa.Table:
 def mapped_pairs(store: Store, target: LayerInfo, *, telling: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of a neuron [P] and an image [P], an id, of which maps are stored.
 
-    Only those that tell where the neuron looks, if asked for those `telling`: see `NeuronMaps.of`.
+    Only those that tell where the neuron looks, if asked for those `telling`: see `NeuronMaps.of`. StoreError for
+    damaged rows.
     """
     table = column_tables.maps_table(str(target.key))
     frame = stored_frame(store, target)
@@ -173,7 +174,12 @@ def mapped_pairs(store: Store, target: LayerInfo, *, telling: bool = False) -> t
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     rows = store.read(table, ["neuron", "image_ids", "scales"])
     lists, scales = (rows[name].combine_chunks() for name in ("image_ids", "scales"))
-    neurons = np.repeat(rows["neuron"].to_numpy().astype(np.int64), np.diff(lists.offsets.to_numpy()))
+    owners, lengths = rows["neuron"].to_numpy(), [np.diff(one.offsets.to_numpy()) for one in (lists, scales)]
+    if not ((owners >= 0) & (owners < target.neurons)).all():  # a null is NaN
+        raise _damaged(target, "they are of neurons that the layer does not have")
+    if not np.array_equal(*lengths) or lists.flatten().null_count or scales.flatten().null_count:
+        raise _damaged(target, "images and scales do not fit together")
+    neurons = np.repeat(owners.astype(np.int64), lengths[0])
     images = lists.flatten().to_numpy()
     if not telling or frame.made == "activations":
         return neurons, images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from pathlib import Path
 
 import fakes
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 
 from csp_index import Network, NetworkSource, open_index
-from csp_index.errors import NotFoundError
+from csp_index.errors import NotFoundError, StoreError
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.documents.maps import map_veil, maps_document, placed_maps
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, column_tables, schema
+from csp_index.store.connect import open_store
 from csp_index.store.values.activation_maps import neuron_maps
 
 
@@ -51,6 +53,31 @@ def test_a_layer_without_places_and_an_image_without_a_map_are_missing(snapshot:
     assert opened(map_veil(snapshot, NeuronKey("net", "conv", 0), image)).shape == (96, 96)
     with pytest.raises(NotFoundError, match="no map on image 4000"):
         map_veil(snapshot, NeuronKey("net", "conv", 0), 4000)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("neuron", 2**31 - 1, "of neurons that the layer does not have"),
+        ("neuron", -1, "of neurons that the layer does not have"),
+        ("neuron", None, "of neurons that the layer does not have"),
+        ("scales", [], "images and scales do not fit together"),
+        ("image_ids", [None] * 4, "do not fit together"),
+    ],
+)
+def test_maps_of_other_neurons_are_damage(
+    squares: Path, tmp_path: Path, column: str, value: object, message: str
+) -> None:
+    """An index may come from a stranger: the number of a neuron decides how much memory its layer's pages take."""
+    store = open_store(shutil.copytree(squares / "db", tmp_path / "db"))
+    table = column_tables.maps_table("net/conv")
+    with store.write_lock():
+        rows = store.read(table).to_pylist()
+        rows[1][column] = value
+        store.delete(table, "true")
+        store.append(table, pa.Table.from_pylist(rows, schema=column_tables.maps_schema()))
+    with pytest.raises(StoreError, match=f"maps of net/conv .* are damaged .*{message}"):
+        placed_maps(Snapshot(tmp_path / "db"), LayerKey("net", "conv"))
 
 
 class Letterboxed(fakes.FakeNetwork):
