@@ -20,6 +20,8 @@ SCHEMES: Final = ("s3", "gs", "az")
 
 _CONNECT, _REQUEST = 3, 8  # seconds
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+_FULL: Final = "No space left on device"
+_SOURCE: Final = re.compile(r",? ?/\S+\.rs:\d+(?::\d+)?")
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
 
 
@@ -57,12 +59,20 @@ def plain_http() -> bool:
 
 
 def reason(exc: BaseException) -> str:
-    """Return in one line why a request failed, from the message of object store or Lance; others unchanged."""
+    """Return in one line why a request failed, from the message of object store or Lance.
+
+    Others stay as they are, without the places in Lance's source where they arose.
+
+    >>> reason(OSError("IO error: it broke, /home/runner/lance/src/io/commit.rs:1663:50"))
+    'IO error: it broke'
+    >>> reason(OSError("IO error: Unable to copy: No space left on device (os error 28), /home/a/commit.rs:16"))
+    'No space left on device'
+    """
     text = str(exc)
     if "Missing SecretAccessKey" in text or "Missing AccessKeyId" in text:
         return "no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, both"
     if "Error performing" not in text and "RetryError" not in text:
-        return one_line(exc)
+        return _FULL if _FULL in text else _SOURCE.sub("", one_line(exc))
     code_match = re.search(r"<Code>(\w+)</Code>", text)
     code = code_match[1] if code_match else ""
     if code == "NoSuchBucket":
