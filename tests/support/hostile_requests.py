@@ -15,6 +15,7 @@ from PIL import Image
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 UPLOAD, LABEL, SQL = "/api/v1/search/image", "/api/v1/label", "/api/v1/sql"
+LOOK = "/api/v1/neurons/cnn/concepts/3/maps"
 REFUSED = range(400, 500)
 CLOSED = 0  # the connection was closed without an answer
 
@@ -191,6 +192,10 @@ _BODIES = {
     "a file by SQL": posted(SQL, {"sql": "SELECT * FROM read_text('/etc/passwd')"}),
     "a candidate that is a template": posted(LABEL, {"neurons": [NEURON], "contrast": "{{config}}"}),
     "generator from the network": posted(LABEL, {"neurons": [NEURON], "contrast": "synthetic"}),
+    "where it looks in all images": posted(LOOK, {"images": list(range(5000))}),
+    "where it looks in an image by path": posted(LOOK, {"images": ["../../etc/passwd"]}),
+    "where it looks beyond all numbers": said(LOOK, '{"images": [' + "9" * 10_000 + "]}"),
+    "where another neuron looks": posted(f"/api/v1/neurons/{quote('../x', safe='')}/concepts/3/maps", {"images": [0]}),
     "100,000 neurons": posted(LABEL, {"neurons": [NEURON] * 100_000}),
     "a large body": said(LABEL, b"x" * (2**20 + 1)),
     "a body that unfolds": said(LABEL, zeros(96, "gzip")),

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from csp_index import open_index
 from csp_index.service import ServiceSettings, make_app
-from csp_index.service.documents import manual, neuron_shapes, shapes
+from csp_index.service.documents import manual, map_shapes, neuron_shapes, shapes
 from csp_index.service.documents.concepts import concept_shapes
 from csp_index.service.documents.layers import overview_shapes
 from csp_index.service.documents.studies import class_shapes
@@ -84,6 +84,16 @@ def test_every_neuron_has_a_document_of_one_form(client, step):
         assert told["neuron"] == f"{LAYER}/{number}"
         states.add(told["state"])
     assert {"labelled", "dead"} <= states
+
+
+def test_where_a_neuron_looks(client):
+    place = f"/api/v1/neurons/{LAYER}/3/maps"
+    told = held_to(map_shapes.ComputedMapsDocument, client.post(place, json={"images": [5, 2]}))
+    assert told["made"] == "gradients" and [row["image_id"] for row in told["images"]] == [5, 2]
+    assert client.get(place).status_code == 404  # nothing was stored
+    for wrong in ([], list(range(17)), [-1], [True], ["2"]):
+        assert client.post(place, json={"images": wrong}).status_code == 422
+    assert client.post(place, json={"images": [999_999]}).status_code == 404
 
 
 def test_a_word_and_the_neurons_that_answer_to_it(client):
