@@ -21,6 +21,7 @@ _NO_CONNECTION = (  # what libraries say without one
     "couldn't connect",
     "cannot find the requested files in the",
     "offline mode",
+    "outgoing traffic has been disabled",
     "urlopen error",
     "connection error",
     "connecterror",

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from csp_index.errors import ProposerError, one_line
+from csp_index.models.hub import kept_files_if_alone, why_not_downloaded
 from csp_index.models.weights import hash_weights, lasting, local_directory, resolve_device, stable_settings
 
 _LIBRARY = "transformers"
@@ -87,9 +88,10 @@ class ChatModel:
         self.name = lasting(spec)
         self.device = resolve_device(device)
         try:
-            self._context = _context(spec, source)
-            self._processor = _processor(spec, source)
-            self._model, weights = _model(source, _dtype(self.device))
+            with kept_files_if_alone(source):
+                self._context = _context(spec, source)
+                self._processor = _processor(spec, source)
+                self._model, weights = _model(source, _dtype(self.device))
         except ProposerError:
             raise
         except Exception as exc:  # the library raises whatever its parts raise: hub, JSON, torch
@@ -316,5 +318,5 @@ def _cannot_load(spec: str, exc: Exception) -> str:
         return f"{spec} needs code from its repository, which is never run: name a version that transformers supports"
     return (
         f"the vision-language model {spec} cannot be loaded (expected: a directory that save_pretrained wrote, or the "
-        f"id of a model on a hub in reach or in its cache): {one_line(exc)}"
+        f"id of a model on a hub in reach or in its cache): {why_not_downloaded(exc) or one_line(exc)}"
     )

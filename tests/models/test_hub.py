@@ -9,6 +9,7 @@ import pytest
 
 from csp_index.errors import ModelError
 from csp_index.models import hub
+from csp_index.models.autoencoders.files import read_files
 from csp_index.models.encoders import load_encoder
 from csp_index.models.remote_code import cannot_load
 
@@ -40,6 +41,13 @@ def test_an_encoder_of_the_hub_fails_at_once_in_one_line(alone, caplog):
     )
     assert alone == ["models.example"] * 2  # nothing was asked for a file
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_an_autoencoder_of_the_hub_fails_at_once_too(alone):
+    with pytest.raises(
+        ModelError, match=r"org/sae cannot be fetched \(no connection to models\.example\): download it"
+    ):
+        read_files("hf:org/sae")
 
 
 def test_the_hub_is_asked_again_after_that(alone):

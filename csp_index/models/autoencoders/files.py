@@ -22,6 +22,7 @@ from csp_index.errors import ModelError, one_line
 from csp_index.files.regular_files import check_file, open_file, user_path
 from csp_index.models.autoencoders.beside import names_of_settings, settings_beside
 from csp_index.models.autoencoders.tensor_names import OUTER
+from csp_index.models.hub import kept_files_if_alone, why_not_downloaded
 from csp_index.models.weights import load_plain, why_unreadable
 
 _HUB = re.compile(r"hf(?:-hub)?:([^/]+/[^/]+)(?:/(.+))?")
@@ -128,11 +129,12 @@ def _downloaded(name: str) -> Path:
     texts = [(folder / file).as_posix() for file in names_of_settings(Path(inner).stem if is_file else None)]
     patterns = [re.sub(r"([\[*?])", r"[\1]", file) for file in (*weights, *texts)]
     try:
-        root = Path(snapshot_download(repository, allow_patterns=patterns))
+        with kept_files_if_alone(repository):
+            root = Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as exc:  # the hub, the network, the cache
         raise ModelError(
-            f"the autoencoder {name} cannot be fetched ({one_line(exc)}): download it and name its folder, or "
-            "try again with a network"
+            f"the autoencoder {name} cannot be fetched ({why_not_downloaded(exc) or one_line(exc)}): download it and "
+            "name its folder, or try again with a network"
         ) from exc
     if not (root / inner).exists():
         raise ModelError(
