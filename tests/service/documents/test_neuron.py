@@ -20,6 +20,7 @@ from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import Concepts
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import column_tables
+from csp_index.store.catalog import LayerInfo
 
 KEY = NeuronKey("net", "concepts", 0)
 
@@ -34,6 +35,9 @@ class FakeEngine:
 
     def models(self) -> FakeEngine:
         return self
+
+    def may_run(self, target: LayerInfo) -> bool:
+        return False
 
     def concepts(self, key: LayerKey) -> Concepts:
         table = self._snapshot.layer(key)
