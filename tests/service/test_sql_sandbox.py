@@ -371,7 +371,9 @@ def test_an_answer_has_room_for_the_schema(index):
 
 
 def test_a_file_that_was_cut_says_so_in_its_name(served_db):
-    with TestClient(make_app(served_db, ServiceSettings(sql_rows=5)), "http://localhost:8000") as client:
+    app = make_app(served_db, ServiceSettings(sql_rows=5))
+    client = TestClient(app, "http://localhost:8000")  # not started: it loads no models
+    with contextlib.closing(app.state.service.sql):
         for count, name in ((9, "answer-first-5.csv"), (3, "answer.csv")):
             reply = client.post("/sql", data={"sql": f"SELECT * FROM range({count})", "format": "csv"})
             assert f'filename="{name}"' in reply.headers["content-disposition"]
