@@ -111,7 +111,12 @@ def _add_pages(routes: APIRouter, service: Service, renderer: Renderer) -> None:
 
     @routes.get("/layers/{model}/{layer}")
     def layer_page(
-        model: Name, layer: Name, query: GalleryQuery = query_asked, colour: str = "score", view: ViewTerm = None
+        model: Name,
+        layer: Name,
+        query: GalleryQuery = query_asked,
+        colour: str = "score",
+        view: ViewTerm = None,
+        tagged: Annotated[int | None, Query(ge=1, le=_TAGGED, description="Neurons that were tagged just now.")] = None,
     ) -> Response:
         key = LayerKey(model, layer)
         many = snapshot.info(key).neurons > query.size
@@ -123,7 +128,8 @@ def _add_pages(routes: APIRouter, service: Service, renderer: Renderer) -> None:
                 points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
             except (ModelError, LabelError, StudyError):  # no concept vectors, or a damaged map, whose own page says so
                 points = None
-        return renderer.page("layer", page=page, **_layer_context(service, key, query, page, points, shown, view))
+        context = _layer_context(service, key, query, page, points, shown, view)
+        return renderer.page("layer", page=page, tagged=tagged, **context)
 
 
 def _add_parts(routes: APIRouter, service: Service, renderer: Renderer) -> None:
@@ -204,7 +210,7 @@ def _add_chosen(routes: APIRouter, service: Service, renderer: Renderer) -> None
         if service.desk is None or not 1 <= len(numbers) <= _TAGGED:
             raise SettingError(f"{len(numbers):,} neurons are to be tagged: expected 1 to {_TAGGED:,} at once")
         service.desk.note([Draft(f"{key}/{number}", "tag", reader, text) for number in numbers.tolist()])
-        back = link(layer_href(str(key)), [("neurons", as_ranges(numbers.tolist()))])
+        back = link(layer_href(str(key)), [("neurons", as_ranges(numbers.tolist())), ("tagged", len(numbers))])
         return RedirectResponse(back, 303, {"Cache-Control": "no-store"})
 
 

@@ -150,7 +150,8 @@ def test_many_are_tagged_at_once_where_notes_may_be_written(db: Path, client: Te
         assert writing.post(f"{HERE}/tag", data=body | {"form": form}, headers=stranger).status_code == 403
         assert read_notes(open_store(own)) == ()
         reply = writing.post(f"{HERE}/tag", data=body | {"form": form}, follow_redirects=False)
-        assert (reply.status_code, reply.headers["location"]) == (303, f"{HERE}?neurons=1-3")
+        assert (reply.status_code, reply.headers["location"]) == (303, f"{HERE}?neurons=1-3&tagged=3")
+        assert "3 neurons were tagged" in writing.get(reply.headers["location"]).text
         notes = read_notes(open_store(own))
         assert [(note.subject, note.action, note.text, note.reader) for note in notes] == [
             (f"neuron:{PLANTED}/{number}", "tag", "look again", "ann") for number in (1, 2, 3)

@@ -139,6 +139,15 @@ def test_hostile_labels_lead_to_the_pages_of_their_words(client: TestClient) -> 
     assert f"/concepts/{quote(neuron['label'], safe='')}" in links
 
 
+def test_the_page_of_a_word_has_each_neuron_once(client: TestClient) -> None:
+    word = max(client.get("/concepts.json").json()["words"], key=lambda one: one["neurons"])["text"]
+    told = client.get(concept_href(word, ".json")).json()
+    seen = page_at(client, concept_href(word))
+    shown = [link["href"] for link in seen.all("a") if link.get("class") == "main"]
+    assert len(shown) == len(set(shown)) == sum(len(group["neurons"]) for group in told["groups"])
+    assert shown and told["groups"][0]["way"] == "labeled"
+
+
 @pytest.mark.parametrize(
     "word", [".", "..", "a.json", "and/or", "//", "50 %", "'\"`", "\u202eevil", "\ufffd", "{{ 7 }}"]
 )
