@@ -25,6 +25,7 @@ from strict_html import Seen, assert_strict, page_at
 
 from csp_index import open_index
 from csp_index.errors import QueryError
+from csp_index.printable import printable
 from csp_index.service.app import make_app
 from csp_index.service.config import ServiceSettings
 from csp_index.service.http import api, map_svg, pages, rendering
@@ -153,7 +154,7 @@ def test_the_page_of_a_word_has_each_neuron_once(client: TestClient) -> None:
 )
 def test_any_word_has_a_page_that_its_address_leads_to(client: TestClient, word: str) -> None:
     seen = page_at(client, concept_href(word))
-    assert f"No neuron is labeled “{word}”" in "".join(seen.text)
+    assert f"No neuron is labeled “{printable(word)}”" in "".join(seen.text)
     assert client.get(concept_href(word, ".json")).json()["word"] == word
 
 
