@@ -9,6 +9,8 @@ Measured on the demo (biased set, 10 activating images): the most similar edit g
 and .35 of the pairs; the least similar .13 and .40; without `recolour` .27 and .05, because every other edit that
 silences a neuron for a colour removes the shape as well. With all sufficient edits of an image at once
 `contrastive-pmi` gives .33 and .90, with the most similar alone .67 and .95.
+These regions were as fine as the network's input; as coarse as stored maps, `csp` stays at .33 and .35, and
+`contrastive-pmi` goes to .73 and .90.
 """
 
 from __future__ import annotations
