@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -113,9 +113,10 @@ def _columns(records: Iterable[Mapping[str, object]]) -> dict[str, _Column]:
             if isinstance(value, list):
                 listed.add(name)
             own.update(_kind(part) for part in (value if isinstance(value, list) else [value]) if part is not None)
-    fields: dict[str, str] = {}
+    fields, taken = dict[str, str](), set[str]()
     for name in kinds:
-        fields[name] = _free(_field(name), fields)
+        taken.add(field := _free(_field(name), taken))
+        fields[name] = field
     return {name: _Column(fields[name], _shared(own), name in listed) for name, own in kinds.items()}
 
 
@@ -154,7 +155,7 @@ def _field(name: str) -> str:
     return f"{plain}_" if plain in _OWN | _OURS else plain
 
 
-def _free(field: str, fields: Mapping[str, str]) -> str:
-    while field in fields.values():
+def _free(field: str, taken: Set[str]) -> str:
+    while field in taken:
         field += "_"
     return field
