@@ -51,6 +51,7 @@ from csp_index.service.http.static_files import head_script, static_files, versi
 from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
+_LETTERS: Final = 4_000  # of a value of the metadata that a page shows; its JSON twin has all
 STABLE: Final = "stable in"  # what `assurance.stability` begins with
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
@@ -171,8 +172,13 @@ def took(span: Sequence[str | datetime | None]) -> str:
 
 
 def plain(value: object) -> str:
-    """Return a value of the metadata for readers: text unchanged, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a value of the metadata for readers: text unchanged, anything else as JSON; of a long one its beginning.
+
+    >>> plain(["a", 1]), plain("x" * 9_999)[-25:]
+    ('["a", 1]', 'xx… (of 9,999 characters)')
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}… (of {len(text):,} characters)"
 
 
 def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
