@@ -87,7 +87,8 @@ def test_the_bounds_of_a_page_are_those_of_the_application(served_db):
 def test_nothing_is_loaded_from_elsewhere(client):
     for page in ("/", "/search?q=red", "/layers/cnn/concepts", "/neurons/cnn/concepts/3", "/sql", "/docs"):
         loaded = re.findall(r'(?:src|<link[^>]*href|action)="([^"]+)"', client.get(page).text)
-        assert loaded and all(address.startswith("/") and not address.startswith("//") for address in loaded)
+        asked = [address for address in loaded if not address.startswith("data:image/")]  # pictures inside the page
+        assert asked and all(address.startswith("/") and not address.startswith("//") for address in asked)
     assert client.get("/redoc").status_code == 404
     assert "swagger" not in client.get("/docs").text  # the manual, and not FastAPI's page
 
@@ -126,7 +127,8 @@ def test_browsers_get_errors_as_pages(client):
 
 def test_what_one_asked_for_does_not_come_back_as_markup(client):
     for path in ("/search?q=<script>alert(1)</script>", "/layers/cnn/<script>", "/compare?neurons=<script>/a/1"):
-        assert "<script>" not in re.sub(r"<script src=", "", client.get(path, headers=HTML).text)
+        own = client.get("/", headers=HTML).text.count("<script>")  # of every page, allowed by its digest
+        assert client.get(path, headers=HTML).text.count("<script>") == own
 
 
 def test_answers_that_do_not_change_have_an_etag(client):
