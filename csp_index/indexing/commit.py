@@ -16,8 +16,9 @@ import pyarrow as pa
 import torch
 
 from csp_index import settings
-from csp_index.errors import SettingError
+from csp_index.errors import AddressError, SettingError
 from csp_index.models.weights import OBJECT
+from csp_index.printable import printable
 from csp_index.records import LayerKey
 from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import Column, EncoderInfo, LayerInfo, Shard
@@ -122,9 +123,29 @@ def _both(new: dict[str, object], old: dict[str, object]) -> dict[str, tuple[obj
 
 
 def layer_table(key: LayerKey, *, sparse: bool) -> str:
-    """Return the name of a new layer's table; `sparse` is whether zeros are left out where no setting decides."""
+    """Return the name of a new layer's table; `sparse` is whether zeros are left out where no setting decides.
+
+    Raises AddressError as `check_address` does.
+    """
+    check_address(key)
     storage = settings.ACTIVATION_STORAGE.value()
     return column_tables.activations_table(str(key), sparse=sparse if storage == "auto" else storage == "sparse")
+
+
+def check_address(key: LayerKey) -> None:
+    """Refuse a layer that no page could show: a browser or the service would take its address for another.
+
+    >>> check_address(LayerKey("net", ".."))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    csp_index.errors.AddressError: layer net/.. cannot have a page: take a name ...
+    """
+    unfit = printable(key) != str(key) or bool({key.model, key.layer} & {".", ".."}) or key.layer.endswith(".json")
+    if unfit:
+        raise AddressError(
+            f"layer {printable(key)} cannot have a page: take a name without line breaks and signs like them, "
+            "not . or .., that does not end in .json"
+        )
 
 
 def register(store: Store, infos: Sequence[Column], run: Run) -> None:

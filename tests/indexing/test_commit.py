@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from csp_index.indexing.commit import IndexSummary
+import pytest
+
+from csp_index.errors import AddressError
+from csp_index.indexing.commit import IndexSummary, layer_table
+from csp_index.records import LayerKey
+
+
+@pytest.mark.parametrize(
+    "key", [("net", "conv\n1"), ("net", "."), ("..", "conv"), ("net", "conv.json"), ("n\x00", "c")]
+)
+def test_a_layer_that_no_page_could_show_is_refused(key: tuple[str, str]) -> None:
+    with pytest.raises(AddressError, match=r"layer .*cannot have a page: take a name"):
+        layer_table(LayerKey(*key), sparse=False)
+
+
+def test_other_names_of_layers_are_taken() -> None:
+    names = {
+        layer_table(LayerKey("net.json", layer), sparse=False) for layer in ("...", "la 'yer&?#", "слой", "a.jsonl")
+    }
+    assert len(names) == 4
 
 
 def test_a_notebook_shows_a_summary_as_text() -> None:

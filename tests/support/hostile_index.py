@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from csp_index import NetworkSource, open_index
+from csp_index.indexing import commit
 from csp_index.models import trust
 from csp_index.proposers.answer_store import JOURNAL
 from csp_index.store import originals, schema
@@ -52,6 +53,7 @@ def make_hostile(folder: Path) -> Path:
     """
     patch = pytest.MonkeyPatch()
     patch.chdir(folder)
+    patch.setattr(commit, "check_address", lambda key: None)  # a stranger's program takes any name
     (folder / "evil.py").write_text(CODE.format(ran=str(folder / "ran")))
     (folder / "secret.txt").write_text(f"{SECRET}\n")
     index = open_index(folder / "db")
