@@ -34,7 +34,9 @@ def not_turned(value: Any) -> Any:
     >>> ascii(not_turned("red\u202e evil \u05d0"))
     "'red\\\\u202e evil \\u05d0'"
     """
-    return _TURN.sub(_spelled, value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    if not isinstance(value, str) or value.isascii() or hasattr(value, "__html__"):  # most are, and it is known at once
+        return value
+    return _TURN.sub(_spelled, value)
 
 
 def printable_json(value: Any) -> str:
