@@ -27,7 +27,7 @@ from csp_index.tensors.library import need_torch
 if TYPE_CHECKING:
     import torch
 
-    from csp_index.contrast.make_maps import MapsMade
+    from csp_index.contrast.places.make_maps import MapsMade
     from csp_index.images.sources import HeldDatasets
     from csp_index.models import objects
     from csp_index.models.encoders import LoadedEncoder
@@ -78,7 +78,7 @@ class LoadingReader(Reader):
         gradient times the input. Raises ModelError, SourceError where the network or all images are not at hand.
         """
         need_torch("a network")
-        from csp_index.contrast.driving import MapMaker, computed_maps
+        from csp_index.contrast.places.driving import MapMaker, computed_maps
 
         key = NeuronKey.parse(neuron)
         target = catalog.layer(self.store, key.layer_key)
@@ -103,7 +103,7 @@ class LoadingReader(Reader):
         neurons of several layers.
         """
         need_torch("a network")
-        from csp_index.contrast.make_maps import make_maps
+        from csp_index.contrast.places.make_maps import make_maps
 
         layers = self.resolve(neurons)
         if len(layers) != 1:

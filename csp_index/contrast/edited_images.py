@@ -26,9 +26,9 @@ from PIL import Image
 
 from csp_index import settings
 from csp_index.contrast.context import DerivedRequest
-from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures
 from csp_index.contrast.edits import STRENGTHS, Edit, as_stored, edited, encoded, usable_edits
-from csp_index.contrast.saliency import region
+from csp_index.contrast.places.driving import MapMaker, Shown, heats, open_pictures
+from csp_index.contrast.places.saliency import region
 from csp_index.errors import SourceError
 from csp_index.images.footprint import Box
 from csp_index.images.loader import stacked

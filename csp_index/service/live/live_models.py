@@ -13,10 +13,10 @@ from PIL import Image
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.driving import MapMaker, computed_maps
 from csp_index.contrast.embeddings import Embeddings, all_embeddings
 from csp_index.contrast.makers import makers
 from csp_index.contrast.neighbour_lists import listed
+from csp_index.contrast.places.driving import MapMaker, computed_maps
 from csp_index.errors import CspIndexError, LabelError, ModelError, NotFoundError, SourceError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.lru_cache import LRUCache

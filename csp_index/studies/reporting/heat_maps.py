@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from csp_index import settings
-from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures
-from csp_index.contrast.saliency import over_picture
+from csp_index.contrast.places.driving import MapMaker, Shown, heats, open_pictures
+from csp_index.contrast.places.saliency import over_picture
 from csp_index.errors import CspIndexError
 from csp_index.images.footprint import Box
 from csp_index.models.index_models import Models

@@ -11,7 +11,7 @@ from made_once import allow_originals, made_once
 from spots import spotted
 
 from csp_index import Index, NetworkSource, open_index
-from csp_index.contrast import driving
+from csp_index.contrast.places import driving
 from csp_index.errors import NotFoundError, SourceError
 from csp_index.integrity.verify import verify
 from csp_index.query.stored_pictures import StoredVeils

@@ -8,7 +8,7 @@ import torch
 from spots import SIDE, spot, spotted
 
 from csp_index.contrast.edits import STRENGTHS
-from csp_index.contrast.saliency import driving_maps, middle, over_picture, peaked, region
+from csp_index.contrast.places.saliency import driving_maps, middle, over_picture, peaked, region
 from csp_index.errors import ModelError
 from csp_index.models.networks import LoadedNetwork, load_network
 from csp_index.models.sparse_autoencoders import SparseAutoencoder

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from csp_index.concurrency import unseen
-from csp_index.contrast.driving import MapMaker, computed_maps
+from csp_index.contrast.places.driving import MapMaker, computed_maps
 from csp_index.errors import SourceError, StoreError
 from csp_index.models.index_models import Models
 from csp_index.records import Progress

@@ -17,7 +17,7 @@ from PIL import Image
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.edits import reduced
-from csp_index.contrast.saliency import driving_maps, middle, peaked
+from csp_index.contrast.places.saliency import driving_maps, middle, peaked
 from csp_index.images.decode import ImageFailure, same_file
 from csp_index.images.footprint import Box, footprint, middle_square
 from csp_index.images.loader import stacked

@@ -11,8 +11,8 @@ from PIL import Image
 from spots import SIDE, spotted
 
 from csp_index import Index, NetworkSource, open_index
-from csp_index.contrast.driving import MapMaker, Shown, heats, open_pictures, stored_heat
-from csp_index.contrast.saliency import middle
+from csp_index.contrast.places.driving import MapMaker, Shown, heats, open_pictures, stored_heat
+from csp_index.contrast.places.saliency import middle
 from csp_index.errors import SourceError
 from csp_index.models.networks import load_network
 from csp_index.records import LayerKey
