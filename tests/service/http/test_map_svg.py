@@ -1,0 +1,45 @@
+"""The map of a layer as a page without scripts draws it; names and labels of the index are hostile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from csp_index.service.http import map_svg
+
+EVIL = "<script>alert(1)</script>"
+LAYER = "net<b>\"/la 'yer&?#"
+HERE = "net%3Cb%3E%22/la%20%27yer%26%3F%23"
+
+
+def map_of(count: int, value: Any = 0.5) -> dict[str, Any]:
+    points = [{"index": n, "x": 0.25, "y": 0.0, "value": value, "label": EVIL} for n in range(count)]
+    return {"layer": LAYER, "points": points, "colour": "firing_rate", "low": 0.0, "high": 1.0}
+
+
+def test_a_map_of_few_neurons_is_drawn_as_links_high_values_last() -> None:
+    page = map_of(3)
+    page["points"][0]["value"], page["points"][1]["value"] = 1.0, None
+    found = map_svg.draw(page)
+    assert [dot.step for dot in found.dots] == ["none", "s4", "s7"] and found.hollow and not found.clouds
+    assert found.dots[2].href == f"/neurons/{HERE}/0" and (found.dots[2].x, found.dots[2].y) == ("25.0", "100.0")
+    assert found.dots[2].title == f"{LAYER}/0: {EVIL}, firing rate 1.000"
+    assert EVIL not in found.links and found.links.count("<circle ") == found.links.count("</a>") == 3
+
+
+def test_a_map_of_many_neurons_is_drawn_as_clouds() -> None:
+    found = map_svg.draw(map_of(map_svg.LINKED + 1))
+    assert not found.dots and not found.hollow
+    assert [(step, path.count("M")) for step, path in found.clouds] == [("s4", map_svg.LINKED + 1)]
+
+
+def test_clouds_have_the_colors_of_groups() -> None:
+    page = map_of(3) | {"colour": "cluster", "low": None, "high": None}
+    for point, value in zip(page["points"], (0, 10, None), strict=True):
+        point["value"] = value
+    assert [kind for kind, _ in map_svg.clouds(page)] == ["h0", "h1", "none"]
+
+
+def test_a_map_of_nothing_and_of_equal_values() -> None:
+    assert map_svg.draw(map_of(0)).dots == []
+    assert map_svg.draw(map_of(1) | {"low": 0.5, "high": 0.5}).dots[0].step == "s7"
+    assert map_svg.draw(map_of(1, None) | {"low": None, "high": None}).dots[0].step == "none"
