@@ -218,20 +218,23 @@ def _questions(snapshot: Snapshot, settings: ServiceSettings, forms: Forms) -> Q
 def _add_routes(app: FastAPI, service: Service, token: Token | None, old: Record | None) -> Answer:
     """Add all routes, and return the function that makes a response from a fault."""
     renderer = Renderer(replace(site_of(service), old="" if old is None else _told(old)))
-    app.include_router(api.router(service))
-    app.include_router(concepts_api(service))
-    app.include_router(effect_routes.effects_api(service))
-    app.include_router(match_routes.MATCHES.api(service))
-    app.include_router(meaning_routes.MEANINGS.api(service))
-    app.include_router(evolution_routes.EVOLUTION.api(service))
-    app.include_router(hierarchy_routes.HIERARCHY.api(service))
-    app.include_router(layer_map_routes.maps_api(service))
-    app.include_router(pages.router(service, renderer))
-    app.include_router(review.router(service, renderer))
-    app.include_router(doors.router(service))
-    if token is not None:
-        app.include_router(login.router(token, Renderer(Site("csp_index"))))
-    app.include_router(static_files.router())
+    routers = [
+        api.router(service),
+        concepts_api(service),
+        effect_routes.effects_api(service),
+        match_routes.MATCHES.api(service),
+        meaning_routes.MEANINGS.api(service),
+        evolution_routes.EVOLUTION.api(service),
+        hierarchy_routes.HIERARCHY.api(service),
+        layer_map_routes.maps_api(service),
+        pages.router(service, renderer),
+        review.router(service, renderer),
+        doors.router(service),
+        *([] if token is None else [login.router(token, Renderer(Site("csp_index")))]),
+        static_files.router(),
+    ]
+    for router in routers:  # `include_router` would make each route again, while the first request waits
+        app.router.routes.extend(router.routes)
 
     def refuse(scope: Scope, fault: Fault) -> Response:
         document = fault.document(scope[REQUEST_ID])

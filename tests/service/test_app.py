@@ -251,6 +251,19 @@ def test_readiness_reads_the_index_that_the_service_holds(served_db: Path, tmp_p
         assert opened.get("/readyz").status_code == 200
 
 
+def test_no_route_is_made_while_a_first_request_waits(served_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(served_db)
+
+    def make(**_: object) -> None:
+        raise AssertionError("a route was made")
+
+    monkeypatch.setattr("fastapi.routing.get_dependant", make)
+    with pytest.raises(AssertionError, match="a route was made"):
+        app.get("/late")(lambda: None)
+    with TestClient(app, "http://localhost") as client:
+        assert client.get("/nothing/here").status_code == 404  # all routes were asked whether it is theirs
+
+
 def test_the_version_that_is_served_outlives_a_clean_up(served_db: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(served_db, tmp_path / "copy.db")
     with client_of(copy) as opened:
