@@ -37,6 +37,7 @@ METHODS = (  # all that are no controls, the costly ones last
 )
 READY = 3.0  # seconds; the bar for the start
 FIRST = 1_000  # requests after which memory has to stay
+ROUNDS = 10  # of new connections: how many of them each process gets decides how long a request waits
 Labels = dict[str, Any]
 
 
@@ -77,10 +78,21 @@ class Server:
 
     def memory(self) -> float:
         """Return what the process holds in memory, in MB, and the processes that it started."""
-        asked = str(self.process.pid)
-        command = ["ps", "-o", "rss=", "-p", asked, "--ppid", asked]
-        said = subprocess.run(command, capture_output=True, text=True)
-        return sum(map(int, said.stdout.split())) * 1024 / 1e6
+        return sum(int(kilobytes) for kilobytes in self._asked("rss=")) * 1024 / 1e6
+
+    def cpu(self) -> float:
+        """Return the CPU seconds of the process, and of those that it started (Linux)."""
+        ticks = 0
+        for pid in self._asked("pid="):
+            user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            ticks += int(user) + int(system)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _asked(self, column: str) -> list[str]:
+        own = str(self.process.pid)
+        return subprocess.run(
+            ["ps", "-o", column, "-p", own, "--ppid", own], capture_output=True, text=True
+        ).stdout.split()
 
 
 @contextmanager
@@ -293,9 +305,10 @@ def load(
             ("live label of random neurons (bar 100 ms)", plans.labels(share)),
             ("slider over one neuron after the other", plans.slider(share)),
         ):
-            started = time.monotonic()
-            took = drive(port, asks, clients)
+            started, before = time.monotonic(), server.cpu()
+            took = [one for first in range(ROUNDS) for one in drive(port, asks[first::ROUNDS], clients)]
             tell(f"{name}, {clients} clients", took, time.monotonic() - started)
+            print(f"  {1000 * (server.cpu() - before) / len(asks):.1f} ms of CPU a request", flush=True)
         for method in methods:
             drive(port, plans.knob(method, 2 * clients), clients)  # each process has what it computes once
             started = time.monotonic()
