@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over modules and collected tests from here on: none of them becomes garbage."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector off modules and collected tests, of which none becomes garbage: now, and in tests."""
+    gc.disable()  # it would look at all of them ten times while they become more
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 collect_ignore = ["support"]  # imported by the tests, and not once more to look for tests
