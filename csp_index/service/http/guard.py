@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -39,10 +39,16 @@ SECURITY_HEADERS = {
     "x-frame-options": "DENY",
     # not no-referrer: with that, browsers send no Origin along with the forms of our own pages
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+
+_ALONE = {"cross-origin-opener-policy": "same-origin"}
+"""No window that opened a page has a hold of it: sent where a page may act for its reader, by a token or a form.
+
+No other site can read what a page shows, anyway. A browser makes a new process for a page with this header, after the
+header has arrived; that delays the first picture of a neuron by 70 ms (`scripts/benchmarks/first_picture.py`).
+"""
 
 _ALWAYS = ("/healthz", "/readyz")  # answered even when the service is busy
 _PATIENCE = 4  # times the limit: a body up to this size is read to its end, though refused
@@ -60,6 +66,7 @@ class Guard:
         self, app: ASGIApp, settings: ServiceSettings, token: Token | None, journal: Journal, answer: Answer
     ) -> None:
         self._app, self._settings, self._token, self._journal, self._answer = app, settings, token, journal, answer
+        self._headers = SECURITY_HEADERS | (_ALONE if token is not None or settings.writes else {})
         self._working: set[asyncio.Task[None]] = set()
         self._receiving = 0
 
@@ -81,7 +88,7 @@ class Guard:
             REQUEST_ID: visit.id,
             STOP: Stop(),
         }
-        reply = _Reply(send, visit)
+        reply = _Reply(send, visit, self._headers)
         self._journal.in_flight.inc()
         try:
             await self._answered(scope, receive, reply, started + self._settings.timeout)
@@ -175,8 +182,8 @@ class Guard:
 class _Reply:
     """Sends a response: adds the headers that every response has, counts bytes, and drops what comes after the end."""
 
-    def __init__(self, send: Send, visit: Visit) -> None:
-        self._send, self._visit = send, visit
+    def __init__(self, send: Send, visit: Visit, headers: Mapping[str, str]) -> None:
+        self._send, self._visit, self._headers = send, visit, headers
         self.started = self.closed = False
 
     def drop(self) -> None:
@@ -190,7 +197,7 @@ class _Reply:
             self.started = True
             self._visit.status = message["status"]
             headers = MutableHeaders(raw=message["headers"])
-            for name, value in SECURITY_HEADERS.items():
+            for name, value in self._headers.items():
                 headers.setdefault(name, value)
             headers.setdefault("cache-control", "no-store")
             headers["x-request-id"] = self._visit.id

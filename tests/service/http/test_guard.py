@@ -124,6 +124,13 @@ def test_every_answer_has_the_security_headers_and_an_id():
     assert reply.error["request_id"] == reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("given", [{"token": "t" * 20}, {"write": True}, {"rate": True}])
+def test_no_window_holds_a_page_that_may_act_for_its_reader(given):
+    for refused in (ask(guarded(**given)), ask(guarded(**given), host="evil.example")):
+        assert refused.headers["cross-origin-opener-policy"] == "same-origin"
+    assert "cross-origin-opener-policy" not in ask(guarded()).headers
+
+
 def test_head_is_get_without_the_body():
     reply = ask(guarded(), "HEAD")
     assert (reply.status, reply.body) == (200, b"")
