@@ -83,3 +83,30 @@ def _wait(address: str) -> None:
         except (urllib.error.URLError, TimeoutError):  # the latter while a busy machine has not answered
             time.sleep(0.1)
     raise RuntimeError("the service is not ready after a minute")
+
+
+@contextmanager
+def watched(browser: Any, site: str, size: tuple[int, int], **options: Any) -> Iterator[Any]:
+    """Give a page that fails the test where its scripts fail, or anything but its own host is asked."""
+    context = browser.new_context(base_url=site, viewport=dict(zip(("width", "height"), size, strict=True)), **options)
+    context.set_default_timeout(60_000)  # a busy machine
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site)
+    page, wrong = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    page.on("console", lambda said: wrong.append(f"console: {said.text}") if "Content Security" in said.text else None)
+    page.on("request", lambda sent: None if sent.url.startswith((site, "data:", "blob:")) else wrong.append(sent.url))
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def findings(page: Any, name: str) -> list[str]:
+    """Return what axe finds wrong with a page as it is, and by how much it is wider than its window."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = [
+        f"{name}: {hit['impact']}: {hit['id']}: {hit['nodes'][0]['target']} and {len(hit['nodes']) - 1} more"
+        for hit in Axe().run(page).response["violations"]
+    ]
+    across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return found + ([f"{name}: wider than the window by {across} px"] if across > 0 else [])

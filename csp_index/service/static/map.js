@@ -107,7 +107,7 @@ function onDown(event) {
   const at = here(event);
   fingers.set(event.pointerId, at);
   dragged = 0;
-  if (fingers.size === 1 && (atlas.draws || event.shiftKey)) atlas.lasso = [onMap(at)];
+  atlas.lasso = fingers.size === 1 && (atlas.draws || event.shiftKey) ? [onMap(at)] : null; // two fingers draw nothing
   if (atlas.lasso || event.pointerType === "mouse") atlas.canvas.setPointerCapture(event.pointerId);
 }
 
@@ -136,7 +136,7 @@ function onUp(event) {
   if (atlas.lasso) {
     const line = atlas.lasso;
     atlas.lasso = null;
-    if (line.length > 2) choose(atlas.every().filter((at) => inside([atlas.xs[at], atlas.ys[at]], line)));
+    if (line.length > 2 && event.type === "pointerup") choose(atlas.every().filter((at) => inside([atlas.xs[at], atlas.ys[at]], line)));
     return atlas.draw();
   }
   if (event.type !== "pointerup" || dragged > 4 || !alone) return;
@@ -170,9 +170,11 @@ function listen() {
   canvas.addEventListener("pointermove", onMove);
   canvas.addEventListener("pointerup", onUp);
   canvas.addEventListener("pointercancel", onUp);
-  canvas.addEventListener("pointerleave", () => fingers.size || point(-1));
+  canvas.addEventListener("pointerleave", ({ pointerType }) => pointerType !== "mouse" || fingers.size || point(-1)); // a finger leaves as it is lifted
   const wheel = (event) => atlas.grow(Math.exp(-event.deltaY / 400), ...here(event)) && event.preventDefault();
   canvas.addEventListener("wheel", wheel, { passive: false });
+  const pinch = (event) => event.touches.length > 1 && event.cancelable && event.preventDefault(); // else it scrolls the page
+  canvas.addEventListener("touchmove", pinch, { passive: false });
   box.addEventListener("keydown", onKey);
   document.getElementById("closer").addEventListener("click", () => atlas.grow(1.5));
   document.getElementById("farther").addEventListener("click", () => atlas.grow(1 / 1.5));

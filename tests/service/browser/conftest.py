@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import browser_path, served
+from browsing import WIDTHS, browser_path, served, watched
 
 
 @pytest.fixture(scope="session")
@@ -30,14 +30,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, site: str) -> Iterator[Any]:
-    """A page that fails the test where its scripts fail, or anything but its own host is asked."""
-    context = browser.new_context(base_url=site, viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(60_000)  # a busy machine
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=site)
-    page, wrong = context.new_page(), list[str]()
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-    page.on("console", lambda said: wrong.append(f"console: {said.text}") if "Content Security" in said.text else None)
-    page.on("request", lambda sent: None if sent.url.startswith((site, "data:", "blob:")) else wrong.append(sent.url))
-    yield page
-    context.close()
-    assert wrong == []
+    """A page of a screen."""
+    with watched(browser, site, WIDTHS["screen"]) as page:
+        yield page
+
+
+@pytest.fixture
+def phone(browser: Any, site: str) -> Iterator[Any]:
+    """A page under fingers."""
+    with watched(browser, site, WIDTHS["phone"], has_touch=True, is_mobile=True) as page:
+        yield page

@@ -116,3 +116,99 @@ def test_neurons_are_chosen_on_the_map_by_pointer_and_by_keyboard(page: Any) -> 
     page.keyboard.press("Escape")
     page.locator("#chosen .empty").wait_for()
     assert "neurons=" not in page.url
+
+
+class Fingers:
+    """Touches a page, as a phone's browser hears of it: moved step by step, so that the browser may scroll."""
+
+    def __init__(self, page: Any) -> None:
+        self._page, self._session = page, page.context.new_cdp_session(page)
+
+    def _send(self, kind: str, points: list[tuple[float, float]]) -> None:
+        touched = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+
+    def move(self, *paths: list[tuple[float, float]], steps: int = 8) -> None:
+        """Put a finger at the start of each path, and move all of them along theirs, corner by corner."""
+        places = [path[0] for path in paths]
+        self._send("touchStart", places)
+        for corners in zip(*(path[1:] for path in paths), strict=True):
+            parts = [step / steps for step in range(1, steps + 1)]
+            for part in parts:
+                self._send(
+                    "touchMove",
+                    [
+                        (x + part * (to_x - x), y + part * (to_y - y))
+                        for (x, y), (to_x, to_y) in zip(places, corners, strict=True)
+                    ],
+                )
+            places = list(corners)
+        self._send("touchEnd", [])
+        self._page.wait_for_timeout(300)
+
+
+def test_a_finger_scrolls_the_page_over_the_map_until_two_enlarge_it(phone: Any) -> None:
+    phone.goto("/layers/cnn/concepts/map")
+    canvas = phone.locator("#atlas canvas")
+    canvas.wait_for()
+    canvas.evaluate("one => scrollTo(0, one.getBoundingClientRect().top + scrollY - 300)")
+    frame, fingers = canvas.bounding_box(), Fingers(phone)
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    told, before = phone.locator(".finger"), phone.evaluate("scrollY")
+
+    def swipe() -> float:
+        start = phone.evaluate("scrollY")
+        fingers.move([(x, y + 60), (x, y - 60)])
+        return float(phone.evaluate("scrollY") - start)
+
+    assert swipe() > 40 and told.inner_text() == ""
+    phone.evaluate(f"scrollTo(0, {before})")
+    for apart in (
+        ([(x - 30, y), (x - 120, y)], [(x + 30, y), (x + 120, y)]),
+        (
+            [(x, y - 30), (x, y - 100)],
+            [(x, y + 30), (x, y + 100)],
+        ),
+    ):
+        fingers.move(*apart)
+        until(phone, "document.getElementById('atlas').classList.contains('held')")
+        assert "Whole map" in told.inner_text() and phone.evaluate("scrollY") == before
+        assert abs(swipe()) < 2, "the finger moves the map"
+        phone.locator("#whole").tap()
+        assert told.inner_text() == ""
+        phone.evaluate(f"scrollTo(0, {before})")
+    assert swipe() > 40
+
+
+def test_a_finger_draws_around_neurons(phone: Any) -> None:
+    phone.goto("/layers/cnn/concepts/map")
+    canvas = phone.locator("#atlas canvas")
+    canvas.wait_for()
+    canvas.evaluate("one => scrollTo(0, one.getBoundingClientRect().top + scrollY - 200)")
+    phone.locator("#lasso").tap()
+    assert "One finger draws" in phone.locator(".finger").inner_text()
+    frame, before = canvas.bounding_box(), phone.evaluate("scrollY")
+    left, top, right, bottom = frame["x"] + 4, frame["y"] + 4, frame["x"] + 340, frame["y"] + frame["height"] - 4
+    Fingers(phone).move([(left, top), (right, top), (right, bottom), (left, bottom)])
+    phone.locator("#chosen .neuron").first.wait_for()
+    assert "neurons=" in phone.url and phone.locator("#chosen .neuron").count() > 4
+    assert abs(phone.evaluate("scrollY") - before) < 2
+    phone.locator("#lasso").tap()
+    assert phone.locator(".finger").inner_text() == ""
+
+
+def test_a_tapped_point_is_named_before_it_opens(phone: Any) -> None:
+    phone.goto("/layers/cnn/concepts/map?neurons=0")
+    canvas = phone.locator("#atlas canvas")
+    canvas.wait_for()
+    canvas.scroll_into_view_if_needed()
+    document = phone.request.get("/layers/cnn/concepts/map.json").json()
+    point = max(document["points"], key=lambda one: one["x"])  # beside it stands nothing
+    frame = canvas.bounding_box()
+    side = min(frame["width"], frame["height"]) * 0.94
+    x = frame["x"] + (frame["width"] - side) / 2 + point["x"] * side
+    y = frame["y"] + (frame["height"] - side) / 2 + (1 - point["y"]) * side
+    phone.touchscreen.tap(x, y)
+    phone.locator(".tip").filter(has_text=f"{point['index']}: ").wait_for()
+    phone.touchscreen.tap(x, y)
+    phone.wait_for_url(f"**/neurons/cnn/concepts/{point['index']}")
