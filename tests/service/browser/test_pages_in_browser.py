@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import WIDTHS, until
+from browsing import WIDTHS, findings, until
 
 pytestmark = pytest.mark.browser
 
@@ -76,6 +76,20 @@ def test_a_word_leads_to_its_neurons_and_labels_lead_to_words(page: Any) -> None
     page.goto("/layers/cnn/concepts")
     page.locator(".neurons .concept").first.click()
     page.wait_for_url("**/concepts/*")
+
+
+def test_a_neuron_stands_once_on_the_page_of_a_word_with_marks_for_the_other_ways(page: Any) -> None:
+    marks = {"parts": "also in the label", "near": "also by vector", "candidates": "also a candidate"}
+    groups = page.request.get("/api/v1/concepts?q=ring").json()["groups"]
+    rows = [row for group in groups for row in group["neurons"]]
+    assert len(rows) == len({row["neuron"] for row in rows}) > 1
+    page.goto("/concepts/ring")
+    cards = page.locator(".neurons > li")
+    assert cards.locator(".code").all_inner_texts() == [row["neuron"] for row in rows]
+    for place, row in enumerate(rows):
+        shown = [text for text in cards.nth(place).locator(".badge").all_inner_texts() if text.startswith("also ")]
+        assert shown == [marks[way] for way in row["ways"][1:]], row["neuron"]
+    assert rows[0]["ways"][:2] == ["labeled", "near"]
 
 
 def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None:
@@ -375,9 +389,7 @@ def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
         pytest.param("phone", "light", marks=pytest.mark.slow),
     ],
 )
-def test_axe_finds_nothing_serious(browser: Any, site: str, width: str, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+def test_axe_finds_nothing(browser: Any, site: str, width: str, scheme: str) -> None:
     wide, high = WIDTHS[width]
     context = browser.new_context(base_url=site, color_scheme=scheme, viewport={"width": wide, "height": high})
     page, found = context.new_page(), list[str]()
@@ -385,11 +397,6 @@ def test_axe_finds_nothing_serious(browser: Any, site: str, width: str, scheme: 
         page.goto(address)
         if name == "image":
             page.locator("a.original").click()  # axe sees the picture over the page, too
-        for hit in Axe().run(page).response["violations"]:
-            if hit["impact"] in ("serious", "critical"):
-                found.append(f"{name}: {hit['id']}: {hit['nodes'][0]['target']} and {len(hit['nodes']) - 1} more")
-        across = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        if across > 0:
-            found.append(f"{name}: wider than the window by {across} px")
+        found += findings(page, name)
     context.close()
     assert found == []
