@@ -66,7 +66,8 @@ def add_maps(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         cluster: Cluster = None,
     ) -> Response:
         key = LayerKey(model, layer)
-        by = colour or ("cluster" if layer_map.stored(snapshot, key) else "score")
+        kept = layer_map.stored(snapshot, key)
+        by = colour or ("cluster" if kept and kept.named else "score")
         page = layer_map.layer_map(snapshot, engine, key, by, method)
         here = f"{layer_href(str(key))}/map"
         terms = [("colour", page["colour"]), *([("method", method)] if method else [])]
