@@ -23,7 +23,7 @@ def place(served_db: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     token.write_text(TOKEN)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CSP_INDEX_SERVE_ARRIVAL", "2")
-        with served(served_db, "--token-file", str(token)) as address:
+        with served(served_db, "--token-file", str(token), "--write", "--rate") as address:
             parts = urlsplit(address)
             answer((str(parts.hostname), parts.port or 0), Hostile("", [request("/api/v1/search?q=red")]))  # loads all
             yield str(parts.hostname), parts.port or 0

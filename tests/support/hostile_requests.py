@@ -215,6 +215,48 @@ _BODIES = {
     ),
     "a part with long headers": said(UPLOAD, b"--b\r\nX: " + b"y" * 200_000 + b"\r\n\r\n1\r\n--b--\r\n", FORM),
 }
+NOTES, RATINGS, TAG = "/api/v1/notes", "/api/v1/ratings", "/layers/cnn/concepts/tag"
+_NOTE = {"subject": NEURON, "action": "tag", "text": "odd", "reader": "ann"}
+_RATING = {"number": 0, "proof": "f" * 32, "rater": "ann", "verdict": "yes"}
+
+
+def form(target: str, fields: str, extra: Sequence[str] = (), token: str = TOKEN) -> bytes:
+    return request(target, "POST", fields.encode(), "application/x-www-form-urlencoded", token, extra)
+
+
+_WRITES = {
+    "a note about a path": posted(NOTES, _NOTE | {"subject": "../../etc/passwd"}),
+    "a note about a neuron beyond all numbers": posted(NOTES, _NOTE | {"subject": "cnn/concepts/" + "9" * 500}),
+    "a note about a finding by path": posted(NOTES, _NOTE | {"subject": "finding:../../x"}),
+    "a note that is SQL": posted(NOTES, _NOTE | {"action": "tag'); DROP TABLE notes; --"}),
+    "a note that moves the cursor": posted(NOTES, _NOTE | {"text": "\x1b[2J\x1b[1;1Hroot"}),
+    "a note by nobody": posted(NOTES, _NOTE | {"reader": " "}),
+    "a note with a line break in its name": posted(NOTES, _NOTE | {"reader": "a\r\nX-Name: b"}),
+    "half a character in a note": said(
+        NOTES, '{"subject": "cnn/concepts/3", "action": "tag", "text": "\\ud800", "reader": "a"}'
+    ),
+    "a note of 100,000 characters": posted(NOTES, _NOTE | {"text": "x" * 100_000}),
+    "a note with a time of its own": posted(NOTES, _NOTE | {"when": "1999-01-01", "note_id": "x", "run_id": "x"}),
+    "a note as a list": posted(NOTES, [_NOTE] * 1000),
+    "a note without the token": request(NOTES, "POST", json.dumps(_NOTE).encode(), "application/json", ""),
+    "a form of a note from another site": form(
+        "/notes", "subject=cnn/concepts/3&action=tag&text=x&reader=a", ["Origin: https://evil.example"]
+    ),
+    "a form of a note without the token": form("/notes", "subject=cnn/concepts/3&action=tag&text=x&reader=a", token=""),
+    "a form with 10,000 fields": form("/notes", "&".join(f"a{n}=1" for n in range(10_000))),
+    "a tag of all neurons there may be": form(TAG, "neurons=0-9999999&reader=a&text=x"),
+    "a tag of no neuron": form(TAG, "neurons=&reader=a&text=x"),
+    "a tag of neurons by path": form(TAG, "neurons=../../etc/passwd&reader=a&text=x"),
+    "a tag of a layer by path": form("/layers/..%2f..%2fetc/passwd/tag", "neurons=0&reader=a&text=x"),
+    "a tag without the token": form(TAG, "neurons=0-3&reader=a&text=x", token=""),
+    "a rating of a question that nobody asked": posted(RATINGS, _RATING),
+    "a rating beyond all numbers": said(RATINGS, json.dumps(_RATING).replace("0,", "9" * 5000 + ",", 1)),
+    "a rating before the first": posted(RATINGS, _RATING | {"number": -1}),
+    "a rating that is markup": posted(RATINGS, _RATING | {"verdict": "<script>alert(1)</script>"}),
+    "a rating without the token": request(RATINGS, "POST", json.dumps(_RATING).encode(), "application/json", ""),
+    "a form of a rating with another proof": form("/rate", f"number=0&proof={'f' * 32}&rater=a&verdict=yes"),
+    "a rater of 100,000 characters": request("/api/v1/rate?rater=" + "x" * 60_000),
+}
 _PICTURES = {
     "SVG": upload(b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "a.svg", "image/svg+xml"),
     "HTML": upload(b"<html><script>alert(1)</script></html>", "a.html", "text/html"),
@@ -295,7 +337,7 @@ HOSTILE = [
     *(Hostile(name, [request(path)]) for name, path in _PATHS.items()),
     *(Hostile(name, [request(path)], range(200, 500)) for name, path in _ANSWERED.items()),
     *(Hostile(name, [data], range(200, 500)) for name, data in (_ANSWERED_BODIES | _UNFOLDING).items()),
-    *(Hostile(name, [data]) for name, data in (_BODIES | _PICTURES).items()),
+    *(Hostile(name, [data]) for name, data in (_BODIES | _WRITES | _PICTURES).items()),
     *(Hostile(name, [data], (CLOSED, *REFUSED)) for name, data in _FRAMES.items()),
     *(Hostile(name, [data], (401, 404)) for name, data in _TOKENS.items()),
     Hostile("a page of a map colored by markup", [request(_MARKED, extra=["Accept: text/html"])]),
