@@ -120,9 +120,9 @@ def bucket(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture(scope="session")
 def served_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small real index with pictures, labelled by two methods; nobody writes into it."""
-    from served import make_served
+    from served import served_for_all
 
-    return make_served(tmp_path_factory.mktemp("served"))
+    return served_for_all(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,15 @@
-"""Small indexes that many tests begin with: each is made once in a process, and every test gets a copy."""
+"""Small indexes that many tests begin with: made once in a process, and every test gets a copy; or once for all."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable
 from pathlib import Path
+
+import pytest
+from filelock import FileLock
 
 from csp_index import Index
 from csp_index.store import originals, schema
@@ -29,3 +33,21 @@ def made_once(key: Hashable, make: Callable[[Path], object], folder: Path) -> Pa
         make(template)
         _MADE[key] = template
     return Path(shutil.copytree(_MADE[key], folder, dirs_exist_ok=True))
+
+
+def made_for_all(name: str, make: Callable[[Path], object], folders: pytest.TempPathFactory) -> Path:
+    """Return a folder that `make` filled, once for all processes of one run of the tests: nobody may write into it.
+
+    The first process that asks fills it, and whoever asks meanwhile waits. The places of pictures that its making
+    allowed are known to that process alone, see `allow_originals`.
+    """
+    base = folders.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # each worker has a folder of its own in it
+    folder, mark = root / f"all-{name}", root / f"all-{name}.made"
+    with FileLock(root / f"all-{name}.lock"):
+        if not mark.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
+            folder.mkdir()
+            make(folder)
+            mark.touch()
+    return folder

@@ -6,12 +6,15 @@ import csv
 from itertools import islice
 from pathlib import Path
 
+import pytest
+from made_once import made_for_all
 from PIL import Image
 
 from csp_index import NetworkSource, open_index
 from csp_index.demo.network import CLIP_FOLDER, CONCEPT_LAYER, NETWORK_WEIGHTS
 from csp_index.demo.probing import concepts_shown, probing_scenes
 from csp_index.demo.world import VOCABULARY, render
+from csp_index.store import originals
 
 LAYER = f"cnn/{CONCEPT_LAYER}"
 IMAGES = 300
@@ -40,3 +43,10 @@ def make_served(folder: Path) -> Path:
         index.label(LAYER, method, vocabulary=list(VOCABULARY), templates="none")
     index.associations(LAYER, "concepts")
     return folder / "served.db"
+
+
+def served_for_all(folders: pytest.TempPathFactory) -> Path:
+    """Return the index of `make_served`, made once for all processes of the tests; this one may open its pictures."""
+    folder = made_for_all("served", make_served, folders)
+    with originals.coming_from(open_index(folder / "served.db").store, [str(folder / "pictures")]):
+        return folder / "served.db"
