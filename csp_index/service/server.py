@@ -3,6 +3,7 @@
 Knows nothing about the index.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import asyncio
@@ -22,6 +23,10 @@ from typing import Any
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from csp_index.arrow_alone import load_arrow_alone
+
+load_arrow_alone()  # before anything loads pyarrow, also in each process of several: pages have no data frames
 
 from csp_index.errors import SettingError, one_line
 from csp_index.service.config import ServiceSettings

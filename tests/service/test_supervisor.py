@@ -128,6 +128,13 @@ def test_both_answer_alike_and_count_together(pair: Pair):
     until(lambda: pair.counted("csp_index_in_flight") == 1, "only the request for the counters is in flight")
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at what another process has loaded")
+def test_no_process_loads_data_frames(pair: Pair):
+    loaded = {process: Path(f"/proc/{process}/maps").read_text() for process in pair.workers}
+    assert len(loaded) == 2 and all("/pyarrow/" in libraries for libraries in loaded.values())
+    assert not any("/pandas/" in libraries for libraries in loaded.values())
+
+
 def test_a_browser_that_signed_in_is_known_to_both(pair: Pair):
     signed = pair.ask("/login", {}, f"token={TOKEN}&next=/")
     cookie = {"cookie": signed.headers["set-cookie"].partition(";")[0]}
