@@ -39,6 +39,7 @@ from csp_index.evaluation.report.wording import (
     meaning,
     number,
 )
+from csp_index.printable import not_turned
 
 Cards = Callable[[str, str], bytes | None]
 Rows = Sequence[Mapping[str, Any]]
@@ -307,7 +308,8 @@ class Page:
         return NeuronCards(comparison.neuron, comparison.kind, figure(comparison.gain, sign=True), neuron_cards)
 
     def _chart(self, drawing: Any, name: str, description: str) -> Markup:
-        return Markup(charts.to_svg(drawing, name, f"Chart: {description}"))  # the SVG escapes its own texts  # nosec B704
+        drawn = not_turned(charts.to_svg(drawing, name, f"Chart: {description}"))
+        return Markup(drawn)  # the SVG escapes its own texts  # nosec B704
 
 
 def _picture(cards: Cards | None, neuron: str, method: str) -> tuple[str, str]:

@@ -14,6 +14,8 @@ from typing import Any, Final
 import jinja2
 from jinja2.bccache import Bucket
 
+from csp_index.printable import not_turned
+
 _SHARED: Final = "csp_index.evaluation.report"
 
 
@@ -39,7 +41,8 @@ _COMPILED: Final = CompiledOnce()
 def environment(package: str = _SHARED) -> jinja2.Environment:
     """Return the templates of a package, and those that reports share; a value that a template lacks is an error.
 
-    What a report shows may be any text: everything that is not marked as markup is escaped.
+    What a report shows may be any text: everything that is not marked as markup is escaped, and what would turn the
+    direction of the text around it is spelled out.
     """
     return jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in dict.fromkeys((package, _SHARED))]),
@@ -48,6 +51,7 @@ def environment(package: str = _SHARED) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=not_turned,
     )
 
 

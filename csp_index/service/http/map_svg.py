@@ -12,6 +12,7 @@ from typing import Final
 
 from markupsafe import Markup
 
+from csp_index.printable import not_turned
 from csp_index.service.documents.layer_map import GROUPS, HUES
 from csp_index.service.documents.shapes import MapDocument, MapPoint
 from csp_index.service.http.addresses import neuron_href
@@ -46,7 +47,7 @@ class Drawing:
     @property
     def links(self) -> Markup:
         """The circles as links; the loop of a template would take 30 ms for 2,048 of them, this takes 4."""
-        return Markup("\n".join(map(_link, self.dots)))  # each text is escaped  # nosec B704
+        return Markup(not_turned("\n".join(map(_link, self.dots))))  # each text is escaped  # nosec B704
 
 
 def draw(page: MapDocument) -> Drawing:

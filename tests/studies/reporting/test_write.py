@@ -212,9 +212,11 @@ def test_arguments_are_those_of_the_function(index: Index, tmp_path: Path) -> No
 def test_what_no_csp_index_writes_is_shown_as_text(index: Index, tmp_path: Path) -> None:
     found = index.stored_audit()
     strange = {"kind": "<b>kind", "subject": "</style><script>", "class_name": "{{ 7 * 7 }}", "score": math.nan}
+    strange["label"] = "safe\u202eerutluv"
     odd = replace(found, findings=(replace(found.findings[0], **strange),), encoder="python:/home/ann/x:y")
     page = index.report(odd, tmp_path / "r.html").read_text()
     assert "<b>kind" not in page and "<script" not in page and "{{ 7 * 7 }}" in page and "/home/ann" not in page
+    assert "safe\\u202eerutluv" in page and "\u202e" not in page  # else the rest of its line would read backwards
     assert index.check_report(tmp_path / "r.html").differing == ("audit", "findings", "what was not looked at")
 
 
