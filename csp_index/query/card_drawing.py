@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from csp_index.errors import QueryError, SourceError
 from csp_index.images.decode import decode_stored
+from csp_index.printable import not_turned
 
 MOST_PAIRS = 30
 MOST_LABELS = 5
@@ -32,6 +33,7 @@ _LARGEST_TILE = 128
 _HEAD = 262  # height of address, label, scores and histogram
 _FOOT = 54
 _MOST_PIXELS = 2**24  # of a thumbnail; a larger one counts as unreadable
+_LETTERS = 1_000  # of a text; no line has room for half of them
 _FINE = 2  # drawn this much larger, then reduced, so that edges are smooth
 
 _PAPER, _PANEL, _LINE = "#ffffff", "#f4f5f7", "#dfe2e7"
@@ -342,8 +344,11 @@ def _fonts(size: int) -> list[ImageFont.FreeTypeFont]:
 
 
 def _typeset(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Return one line of text and the font that has most of its letters; the others lose their accent or become `?`."""
-    line = re.sub(r"\s+", " ", text).strip()
+    """Return one line of text and the font that has most of its letters; the others lose their accent or become `?`.
+
+    Of a text longer than any line here only the beginning is looked at.
+    """
+    line = not_turned(re.sub(r"\s+", " ", text[:_LETTERS]).strip())
     font, lacking = min(((font, _lacking(font, line)) for font in _fonts(size)), key=lambda pair: len(pair[1]))
     return "".join(_plain_letter(letter) if letter in lacking else letter for letter in line), font
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import QueryError
+from csp_index.printable import printable
 from csp_index.records import Label
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def plot_column(rows: pa.Table, column: str, title: str, ax: Axes | None = None)
     axes = _axes(ax)
     axes.hist(known, bins=_BINS)
     without = f", {len(values) - len(known):,} without" if len(known) < len(values) else ""
-    axes.set(xlabel=column.replace("_", " "), ylabel="neurons", title=f"{title}: {len(known):,} neurons{without}")
+    axes.set(
+        xlabel=column.replace("_", " "), ylabel="neurons", title=_text(f"{title}: {len(known):,} neurons{without}")
+    )
     return axes
 
 
@@ -47,7 +50,7 @@ def plot_activations(activations: np.ndarray, title: str, ax: Axes | None = None
     axes = _axes(ax)
     axes.hist(activations, bins=_BINS, log=True)
     axes.axvline(float(activations.mean()), linestyle=":", color="black", label="mean")
-    axes.set(xlabel="activation", ylabel="images", title=title)
+    axes.set(xlabel="activation", ylabel="images", title=_text(title))
     axes.legend()
     return axes
 
@@ -64,9 +67,9 @@ def plot_scores(label: Label, ax: Axes | None = None) -> Axes:
     low, high = (np.array([getattr(one, end) for one in known], np.float64) for end in ("low", "high"))
     axes.hlines(places, low, high, linewidth=2)
     axes.plot([score.score for score in known], places, "o")
-    axes.set_yticks(places, [score.text.replace("$", r"\$") for score in known])  # a dollar would begin a formula
+    axes.set_yticks(places, [_text(score.text) for score in known])
     axes.invert_yaxis()
-    axes.set(xlabel="score", title=f"{label.neuron}, {label.method}")
+    axes.set(xlabel="score", title=_text(f"{label.neuron}, {label.method}"))
     return axes
 
 
@@ -83,10 +86,15 @@ def plot_map(
     colors = [_GRAY if cluster < 0 else f"C{cluster % _CYCLE}" for cluster in clusters.tolist()]
     axes.scatter(places[:, 0], places[:, 1], s=np.clip(4000 / len(places), 2, 36), c=colors, linewidths=0)
     for name, x, y in named:
-        text = axes.text(x, y, name.replace("$", r"\$"), ha="center", va="bottom", fontsize="small")
+        text = axes.text(x, y, _text(name), ha="center", va="bottom", fontsize="small")
         text.set_bbox({"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})
-    axes.set(aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[], title=title)
+    axes.set(aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[], title=_text(title))
     return axes
+
+
+def _text(value: str) -> str:
+    """Return a text of an index as matplotlib shows it, on one line: a dollar would begin a formula."""
+    return printable(value).replace("$", r"\$")
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -121,3 +121,13 @@ def test_a_card_without_contrast_has_one_line_of_images(tmp_path: Path) -> None:
 def test_a_card_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(QueryError, match=r"card\.png cannot be written: No such file or directory; name another file"):
         draw_card(_card(), tmp_path / "missing" / "card.png")
+
+
+def test_a_label_of_any_length_is_drawn(tmp_path: Path) -> None:
+    long = _draw(_card(labels=[("long " * 300_000, 0.5)]), tmp_path)  # Pillow measures no text of a million letters
+    assert long.tobytes() == _draw(_card(labels=[("long " * 1_000, 0.5)]), tmp_path).tobytes()
+
+
+def test_no_label_turns_the_direction_of_its_line(tmp_path: Path) -> None:
+    spelled = _draw(_card(labels=[("red\\u202e evil", 0.5)]), tmp_path)
+    assert _draw(_card(labels=[("red\u202e evil", 0.5)]), tmp_path).tobytes() == spelled.tobytes()

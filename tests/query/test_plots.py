@@ -59,6 +59,13 @@ def test_a_map_has_a_point_a_neuron_and_the_names_of_clusters(axes) -> None:
         plot_map(places[:0], clusters[:0], [], "m/l", axes)
 
 
+@pytest.mark.parametrize("name", [r"m/$\frac$/0", "m/l\u202e/0"])
+def test_any_name_makes_a_title(name: str, axes) -> None:
+    drawn = plot_activations(np.zeros(3, np.float32), name, axes)
+    drawn.figure.draw_without_rendering()  # a formula that matplotlib cannot read is an error only here
+    assert "\u202e" not in drawn.get_title()
+
+
 def test_without_axes_new_ones_are_made(monkeypatch) -> None:
     import matplotlib
 
