@@ -258,13 +258,17 @@ class FolderSource:
     def refs(self) -> Iterator[ImageRef]:
         """Yield the images sorted by path; an image of which nothing is known has no metadata."""
         for relative, beside in self._contents.images():
+            uri = self._uri(relative)
+            if uri != self._place(relative):
+                yield ImageRef(uri, failure="its name is not UTF-8 text: rename the file, or its folder")
+                continue
             metadata = dict(self._classes.columns(relative))
             for name in beside:
                 try:
                     metadata |= self._beside(name)
                 except SourceError as exc:
                     yield ImageRef(self._uri(name), failure=str(exc))
-            yield ImageRef(self._uri(relative), {**metadata, **self._row(relative)})
+            yield ImageRef(uri, {**metadata, **self._row(relative)})
 
     def uris(self) -> Iterator[str]:
         """Yield the URI of every image, sorted by path; no file is opened."""
@@ -287,9 +291,11 @@ class FolderSource:
         return sample_metadata(ending_of(name)[1:], data)
 
     def _uri(self, relative: str) -> str:
-        # A name that is not UTF-8 cannot be stored: escaped, it fails as "no such file" and is among the failures.
-        uri = f"{self._contents.root.as_posix().rstrip('/')}/{relative}"
-        return uri.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        # A name that is not UTF-8 cannot be stored: escaped, it is among the failures.
+        return self._place(relative).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+    def _place(self, relative: str) -> str:
+        return f"{self._contents.root.as_posix().rstrip('/')}/{relative}"
 
 
 def _tables_of(contents: FolderContents, key: str | None) -> tuple[dict[str, PathTable], list[str]]:

@@ -57,6 +57,7 @@ def test_name_that_is_not_utf8_is_a_failure_that_can_be_stored(tmp_path: Path) -
         pytest.skip("the file system refuses such names")
     (ref,) = open_source(tmp_path).refs()
     ref.uri.encode("utf-8")
+    assert ref.failure == "its name is not UTF-8 text: rename the file, or its folder"
     assert isinstance(next(iter(read_images([ref.uri]))), ImageFailure)
 
 
