@@ -176,7 +176,8 @@ class Snapshot:
     def check_image(self, image_id: int) -> None:
         """Refuse an image that does not exist; reading its row checks a derived image."""
         if not 0 <= image_id < self.images and not is_derived(image_id):
-            raise NotFoundError(f"image {image_id} does not exist: the index has images 0 to {self.images - 1}")
+            held = f"images 0 to {self.images - 1}" if self.images else "no images"
+            raise NotFoundError(f"image {image_id} does not exist: the index has {held}")
 
     def image_rows(self, ids: Iterable[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
         """Return some columns of indexed images by id; other ids are left out."""

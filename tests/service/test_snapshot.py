@@ -193,6 +193,12 @@ def test_what_is_not_there_is_missing(snapshot):
     assert snapshot.texts("any") is None
 
 
+def test_an_index_without_images_says_so(snapshot, monkeypatch):
+    monkeypatch.setattr(snapshot, "images", 0)
+    with pytest.raises(NotFoundError, match="image 0 does not exist: the index has no images"):
+        snapshot.check_image(0)
+
+
 def test_images_by_id(snapshot):
     rows = snapshot.image_rows([7, 3, 59], ["uri", "width"])
     assert sorted(rows) == [3, 7, 59] and rows[7]["uri"] == "array#7"
