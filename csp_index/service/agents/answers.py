@@ -40,8 +40,9 @@ _FOUND: Final = (*_NEURON, "similarity", "activation", "quantile")
 _ANSWERING: Final = (
     *_NEURON,
     *("says", "by_reader", "similarity", "above_layer", "stands_out", "candidate_rank", "candidate_score"),
-    *("auroc", "auroc_by", "auroc_class", "tells_class"),
+    *("auroc", "auroc_by", "auroc_class", "tells_class", "ways"),
 )
+_GROUPED: Final = ("neuron", "label", "uncertain", "ways", "similarity", "candidate_rank", "auroc")
 _SHOWN: Final = (
     *_NEURON,
     *("null_percentile", "doubt", "note", "class_name", "firing_rate", "dead", "labels", "rivals", "prediction_set"),
@@ -155,15 +156,18 @@ def search(service: Service, wanted: asked.SearchArguments, check: Check = go_on
 
 
 def concept(service: Service, wanted: asked.ConceptArguments, check: Check = go_on) -> Answer:
-    """Return the neurons of all layers that answer to a word, in each way."""
+    """Return the neurons of all layers that answer to a word: each once by its strongest way, and those of each way."""
     page = concept_document(service.snapshot, service.engine, wanted.word, wanted.limit)
+    groups = [{**group, "neurons": [_some(row, _GROUPED) for row in group["neurons"]]} for group in page["groups"]]
     ways = {way: [_some(row, _ANSWERING) for row in page[way]] for way in WAYS}
     document = (
         _some(page, ("word", "sentence"))
+        | {"groups": groups}
         | ways
         | _some(page, ("layers", "also", "also_by", "classes", "uncompared", "notes"))
     )
-    return Answer(fitted(document, _most(service), (*WAYS, "layers", "also", "classes")))
+    lists = (*(f"groups.{place}.neurons" for place in range(len(groups))), *WAYS, "layers", "also", "classes")
+    return Answer(fitted(document, _most(service), lists))
 
 
 def label(service: Service, wanted: LabelBody, check: Check = go_on) -> Answer:

@@ -7,7 +7,7 @@ stay; the document then says how many. Knows nothing about an index.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from csp_index.errors import SettingError
@@ -42,28 +42,36 @@ def plain(value: Any) -> Any:
 def fitted(document: dict[str, Any], most: int, lists: Sequence[str]) -> dict[str, Any]:
     """Return a document whose JSON has at most `most` characters: of the named lists only the first entries stay.
 
-    The list that takes most characters is halved, again and again, but never to nothing. `cut` says what was left out,
-    as {"labels": "12 of 40"}. Raises SettingError if that is not enough.
+    A list inside another is named by its path: `groups.0.neurons`. The list that takes most characters is halved, again
+    and again, but never to nothing. `cut` says what was left out, as {"labels": "12 of 40"}. Raises SettingError if
+    that is not enough.
     """
     fitting = plain(document)
-    counts = {name: len(fitting[name]) for name in lists}
-    sizes = {name: [len(printable_json(entry)) + 2 for entry in fitting[name]] for name in lists}
-    while len(printable_json(_with_cuts(fitting, counts))) > most:
-        longest = max((name for name in lists if len(fitting[name]) > 1), key=lambda name: sum(sizes[name]), default="")
+    named: dict[str, list[Any]] = {path: _at(fitting, path) for path in lists}
+    counts = {name: len(entries) for name, entries in named.items()}
+    sizes = {name: [len(printable_json(entry)) + 2 for entry in entries] for name, entries in named.items()}
+    while len(printable_json(_with_cuts(fitting, named, counts))) > most:
+        longest = max((name for name in lists if len(named[name]) > 1), key=lambda name: sum(sizes[name]), default="")
         if not longest:
             raise SettingError(
                 f"the answer would have more than {most:,} characters: ask for less at once (limit, or fewer columns), "
                 "or raise the setting agent_characters"
             )
-        half = len(fitting[longest]) // 2
-        fitting[longest], sizes[longest] = fitting[longest][:half], sizes[longest][:half]
-    return _with_cuts(fitting, counts)
+        half = len(named[longest]) // 2
+        del named[longest][half:], sizes[longest][half:]
+    return _with_cuts(fitting, named, counts)
 
 
-def _with_cuts(document: dict[str, Any], counts: dict[str, int]) -> dict[str, Any]:
-    cuts = {
-        name: f"{len(document[name]):,} of {count:,}" for name, count in counts.items() if len(document[name]) < count
-    }
+def _at(document: Any, path: str) -> Any:
+    for step in path.split("."):
+        document = document[int(step)] if isinstance(document, list) else document[step]
+    return document
+
+
+def _with_cuts(
+    document: dict[str, Any], named: Mapping[str, Sequence[Any]], counts: Mapping[str, int]
+) -> dict[str, Any]:
+    cuts = {name: f"{len(named[name]):,} of {count:,}" for name, count in counts.items() if len(named[name]) < count}
     return {**document, CUT: cuts} if cuts else document
 
 

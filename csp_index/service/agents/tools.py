@@ -112,8 +112,11 @@ TOOLS: Final = (
         "Say which neurons of all layers answer to a word or a phrase, in ways kept apart. `labeled`: the label is the "
         "word; `parts`: the label has it; `near`: the concept vector is nearer to it than chance gives (stands_out), "
         "else the nearest four; `candidates`: another label, and the word is among the stored candidates "
-        "(candidate_rank, 0 is first). `auroc` is for images of the class that metadata call so. `sentence` says what "
-        "holds, `also` names other labels near to the word.",
+        "(candidate_rank, 0 is first). `groups` has each neuron once, in its strongest way: `total` counts those of "
+        "the group, `stronger` those that a stronger way has already; `ways` of a neuron are all its ways, and a "
+        "neuron without any is only among the nearest. The four lists have all neurons of each way, with more "
+        "fields. `auroc` is for images of the class that metadata call so. `sentence` says what holds, `also` names "
+        "other labels near to the word.",
         arguments.ConceptArguments,
         answers.concept,
     ),

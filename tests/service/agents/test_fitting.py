@@ -28,6 +28,15 @@ def test_the_longest_list_loses_its_end_and_the_document_says_so(most: int) -> N
     assert kept["cut"] == {"many": f"{len(kept['many'])} of 300"}
 
 
+def test_a_list_inside_another_is_named_by_its_path() -> None:
+    document = {"groups": [{"way": "near", "rows": list(range(300))}, {"way": "parts", "rows": [1]}], "few": ["a"]}
+    kept = fitted(document, 400, ["few", "groups.0.rows", "groups.1.rows"])
+    assert len(json.dumps(kept)) <= 400 and len(document["groups"][0]["rows"]) == 300
+    first, second = kept["groups"]
+    assert first == {"way": "near", "rows": list(range(len(first["rows"])))} and second == document["groups"][1]
+    assert kept["cut"] == {"groups.0.rows": f"{len(first['rows'])} of 300"}
+
+
 def test_what_cannot_be_shortened_is_refused() -> None:
     with pytest.raises(SettingError, match=r"more than 100 characters: ask for less"):
         fitted({"rows": ["x" * 200], "more": [1, 2]}, 100, ["rows", "more"])

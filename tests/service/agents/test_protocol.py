@@ -65,6 +65,8 @@ async def walk(client: Client) -> None:
     assert known["label"] == page["neurons"][0]["label"] and known["activating"][0]["image"]["name"].endswith(".png")
     found = await asked(client, "search", text=known["label"])
     assert found["means"] and found["images"] and not found["note"]
+    word = await asked(client, "concept", word=known["label"])
+    assert neuron in [row["neuron"] for row in word["labeled"]] and word["groups"][0]["way"] == "labeled"
     labeled = await asked(client, "label", neurons=[neuron], candidates=["striped", "nothing at all", known["label"]])
     assert {each["text"] for each in labeled["results"][0]["labels"]} <= {"striped", "nothing at all", known["label"]}
     image = await client.call_tool("image", {"image_id": found["images"][0]["image"]["id"]})
@@ -116,6 +118,10 @@ def test_tools_over_http_return_documents_and_errors(planted: Any, mode: str) ->
         async with over_http(planted[0].store.uri, mode, sql=False) as client:
             assert "sql" not in [tool.name for tool in (await client.list_tools()).tools]
             assert (await asked(client, "layers"))["images"] == 40
+            word = await asked(client, "concept", word="striped")
+            (group,) = (group for group in word["groups"] if group["way"] == "labeled")
+            assert [row["neuron"] for row in group["neurons"]] == [row["neuron"] for row in word["labeled"]]
+            assert group["neurons"][0]["ways"][0] == "labeled" and group["total"] >= 1
             wrong = await client.call_tool("neuron", {"neuron": "planted/words/99"})
             assert wrong.is_error and "neuron planted/words/99 does not exist" in wrong.content[0].text
             assert (await client.call_tool("nothing", {})).is_error

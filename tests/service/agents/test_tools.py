@@ -16,7 +16,9 @@ from csp_index.concurrency import Stop
 from csp_index.service import ServiceSettings
 from csp_index.service.agents.tools import TOOLS, Reply, call, tools_of
 from csp_index.service.app import make_service
+from csp_index.service.documents.concepts.concept import concept_document
 from csp_index.service.http.api import Service
+from csp_index.studies.concepts.concept import WAYS
 
 NEURON = f"{PLANTED}/0"
 
@@ -90,6 +92,21 @@ def test_a_word_has_neurons_in_ways_kept_apart(service: Service) -> None:
     assert told["labeled"][0]["label"] == "striped" and told["sentence"] and len(told["near"]) <= 3
     assert told["labeled"][0]["says"] == "label" and "top_images" not in told["labeled"][0]
     assert "the word is empty" in error(service, "concept", word=" ")
+
+
+def test_a_word_has_each_neuron_once_in_its_strongest_way(planted: Served, service: Service) -> None:
+    for word in (*WORDS, "ring", "a word nobody planted"):
+        told, page = answer(service, "concept", word=word), concept_document(*planted, word, 10)
+        assert [(g["way"], g["total"], g["stronger"]) for g in told["groups"]] == [
+            (g["way"], g["total"], g["stronger"]) for g in page["groups"]
+        ]
+        listed = [row for group in told["groups"] for row in group["neurons"]]
+        assert [row["neuron"] for row in listed] == [r["neuron"] for g in page["groups"] for r in g["neurons"]]
+        assert len({row["neuron"] for row in listed}) == len(listed) > 0
+        assert all(row["ways"][:1] in ([], [group["way"]]) for group in told["groups"] for row in group["neurons"])
+        ways = {row["neuron"]: row["ways"] for row in listed}
+        for way in WAYS:
+            assert all(row["ways"] == ways.get(row["neuron"], row["ways"]) for row in told[way])
 
 
 def test_search_by_each_of_three_things(service: Service) -> None:
@@ -184,5 +201,6 @@ def test_no_answer_is_larger_than_the_setting(planted: Served, characters: int) 
         ("search", {"text": "red"}),
         ("label", {"neurons": [f"{PLANTED}/{n}" for n in range(6)]}),
         ("image", {"image_id": 3}),
+        ("concept", {"word": "red"}),
     ):
         assert len(call(small, tool, given).text) <= characters
