@@ -71,6 +71,11 @@ class LoadingReader(Reader):
 
         return HeldDatasets()
 
+    def load_encoders(self, encoders: Sequence[str | objects.Encoder]) -> None:
+        """Load encoders that `add_images` is to use, so that one that cannot be loaded is an error before it."""
+        for encoder in encoders:
+            self._models.encoder(encoder)
+
     def compute_maps(self, neuron: str, images: Sequence[int] | None = None) -> NeuronMaps:
         """Return where in images (ids; by default its top ones) a neuron looks, made by its network now.
 

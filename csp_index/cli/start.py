@@ -67,7 +67,7 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     choices.add("index", place, "" if db else "after the images; name another behind them")
     port = _port(options["port"], choices) if options["served"] else None
     index = open_index(place, **{name: options[name] for name in OPENING})
-    encoders, networks = _models(place, options, choices)
+    encoders, networks = _models(index, options, choices)
     with progress() as tell:
         summary = index.add_images(images, encoders=encoders, networks=networks, progress=tell)
     if not as_json:
@@ -149,10 +149,12 @@ def _port(named: int | None, choices: _Choices) -> int | None:
     return named
 
 
-def _models(place: str, options: dict[str, Any], choices: _Choices) -> tuple[list[str], list[NetworkSource]]:
+def _models(index: Index, options: dict[str, Any], choices: _Choices) -> tuple[list[str], list[NetworkSource]]:
     """Return the encoders and networks to run: those named, of an index that exists its own, else the defaults."""
+    from csp_index.models.hub import is_alone
+
     encoders, networks, layers = list(options["encoders"]), list(options["networks"]), list(options["layers"])
-    held = _held(place)
+    held = _held(index.uri)
     if held and not (encoders or networks or options["saes"]):
         choices.add("models", ", ".join(held), "those of the index; --encoder, --network")
         return [], []
@@ -164,6 +166,8 @@ def _models(place: str, options: dict[str, Any], choices: _Choices) -> tuple[lis
         choices.add("encoder", encoder, "" if options["encoders"] else "the default; --encoder")
     for network in networks:
         choices.add("network", network, "" if options["networks"] else "the default; --network")
+    if any(not spec.startswith("python:") for spec in encoders) and is_alone():
+        index.load_encoders(encoders)  # one that is not here is an error before a network is built
     if not layers and not options["saes"]:
         layers = [",".join(_last_layers(network)) for network in networks]
     why = "" if options["layers"] else "the ends of the last stages; --layers, `csp-index layers` lists all"

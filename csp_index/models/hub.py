@@ -55,6 +55,16 @@ def kept_files_if_alone(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE &= not alone
 
 
+def is_alone() -> bool:
+    """Return whether the hub cannot be asked: what it keeps on this disk is all there is. True also where one says so.
+
+    That is HF_HUB_OFFLINE; of a machine behind a proxy nothing is known.
+    """
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE) or not _resolves(constants.ENDPOINT)
+
+
 def why_not_downloaded(exc: Exception) -> str | None:
     """Return why a model that is not here cannot be downloaded, or None if its library failed for another reason."""
     message = str(exc).lower()

@@ -8,6 +8,7 @@ from pathlib import Path
 from csp_index.errors import StoreError
 from csp_index.store import schema
 from csp_index.store.locations import Location, location_of
+from csp_index.store.locks import check_free
 from csp_index.store.tables import Store
 
 
@@ -97,10 +98,14 @@ def create_store(uri: str | Path) -> Store:
 
 
 def check_creatable(uri: str | Path) -> None:
-    """Raise StoreError, changing nothing, if an index can be neither opened nor created at a location."""
+    """Raise StoreError if an index can be neither opened nor created at a location, or another process writes to it.
+
+    Changes nothing there.
+    """
     location = location_of(uri)
     if location.is_index():
         location.check_writable()
+        check_free(location)
     else:
         location.check_empty()
 

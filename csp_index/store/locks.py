@@ -79,6 +79,20 @@ def is_held(location: Location) -> bool:
         return True
 
 
+def check_free(location: Location) -> None:
+    """Raise LockedError, which names the holder, if a process holds the location for writing; takes no lock.
+
+    For what prepares long before it writes: a minute of loading models for nothing. `hold` asks again.
+    """
+    if not isinstance(location, BucketLocation):
+        if is_held(location):
+            raise _taken(location.uri, _owner(location.root))
+        return
+    record = location.read(_OWNER)
+    if record is not None:
+        _check_ended(location, record)
+
+
 class Lease:
     """The right to write below a prefix for `seconds` since the last renewal; renewed every `renewal` seconds."""
 
@@ -137,24 +151,12 @@ class Lease:
                 return
             self.lock.cut_off = record is None or not _is_free(record) or bool(_content(record).get("unclean"))
             self.lock.clean = not self.lock.cut_off
-            if record is not None and not _is_free(record) and not self._has_ended(record):
-                uri = self._location.uri
-                raise LockedError(
-                    f"{uri} is being written by {_named(_content(record))}: wait until it ends, or stop it; "
-                    f"its hold ends at {_end(record):%Y-%m-%dT%H:%M:%SZ} unless it renews it"
-                )
+            if record is not None:
+                _check_ended(self._location, record)
             self._version = self._location.write(_OWNER, self._content(), record and record.version)
             if self._version is not None:
                 return
         raise LockedError(f"{self._location.uri} is being taken by other writers: try again")
-
-    def _has_ended(self, record: StoredObject) -> bool:
-        """Return whether a lease has expired by the server's clock, read from an object written now."""
-        name = f".clock-{secrets.token_hex(8)}"
-        self._location.write(name, b"")
-        now = self._location.read(name)
-        self._location.remove(name)
-        return now is not None and now.modified > _end(record) + timedelta(seconds=_COARSE)
 
     def _keep(self, done: threading.Event) -> None:
         while not done.wait(self._renewal) and not self._lost:
@@ -173,6 +175,22 @@ class Lease:
             1  # makes every renewal a new object, so that a writer that saw the last one expire cannot win
         )
         return json.dumps({**self._owner, "seconds": self._seconds, "renewals": self._renewals}).encode()
+
+
+def _check_ended(location: BucketLocation, record: StoredObject) -> None:
+    """Raise LockedError if a lease is neither free nor expired by the clock of the server, which an object tells."""
+    if _is_free(record):
+        return
+    name = f".clock-{secrets.token_hex(8)}"
+    location.write(name, b"")
+    now = location.read(name)
+    location.remove(name)
+    if now is None or now.modified <= _end(record) + timedelta(seconds=_COARSE):
+        raise _taken(
+            location.uri,
+            _named(_content(record)),
+            f"; its hold ends at {_end(record):%Y-%m-%dT%H:%M:%SZ} unless it renews it",
+        )
 
 
 def _content(record: StoredObject) -> Mapping[str, object]:
@@ -203,7 +221,7 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
         lock = FileLock(root / _LOCK)
         lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
     except Timeout:
-        raise LockedError(f"{uri} is being written by {_owner(root)}: wait until it ends, or stop it") from None
+        raise _taken(uri, _owner(root)) from None
     except OSError as exc:
         raise StoreError(f"no permission to write {uri}: {one_line(exc)}") from exc
     cut_off = os.path.lexists(root / _OWNER)
@@ -230,6 +248,10 @@ def _write_owner(path: Path) -> None:
 
 def _sure() -> None:
     """Do nothing: the kernel keeps the lock while this process lives."""
+
+
+def _taken(uri: str, owner: str, more: str = "") -> LockedError:
+    return LockedError(f"{uri} is being written by {owner}: wait until it ends, or stop it{more}")
 
 
 def _owner(root: Path) -> str:

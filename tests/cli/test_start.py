@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 import fakes
@@ -12,8 +13,10 @@ from cli_world import ENCODER
 from csp_index import open_index
 from csp_index.cli import serve, start
 from csp_index.cli.output import say_labelled
+from csp_index.errors import ModelError
 from csp_index.labelling.label_summary import LabelSummary
 from csp_index.labelling.labels import READ
+from csp_index.store.connect import open_store
 
 MODELS = ["--encoder", ENCODER, "--network", "python:fakes:network"]
 
@@ -153,3 +156,24 @@ def test_a_source_that_is_not_there_makes_no_index_and_loads_no_model(run, no_mo
     assert said.err.count("\n") == 1
     assert "nowhere" in said.err
     assert not (tmp_path / "nowhere.db").exists()
+
+
+def test_an_index_that_another_process_writes_is_said_before_a_model_is_loaded(run, no_model, pictures, tmp_path):
+    arrays = fakes.write_arrays(tmp_path / "made")
+    open_index("photos.db").import_arrays(arrays["activations"], "m/l", embeddings=arrays["embeddings"])
+    with open_store("photos.db").write_lock():
+        for command in (["start", pictures, *MODELS], ["index", "photos.db", pictures, "--encoder", "open_clip:none"]):
+            said = run(*command)
+            assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
+            assert f"photos.db is being written by process {os.getpid()} on " in said.err
+
+
+def test_without_a_connection_a_missing_encoder_is_said_before_a_network_is_built(run, no_model, pictures, monkeypatch):
+    monkeypatch.setattr("csp_index.models.hub.is_alone", lambda: True)
+    monkeypatch.setattr("csp_index.models.index_models.load_encoder", missing)
+    said = run("start", pictures, "--network", "python:fakes:network")
+    assert (said.status, said.err) == (1, f"Error: no {start._ENCODER} here\n")
+
+
+def missing(spec, device):
+    raise ModelError(f"no {spec} here")

@@ -95,3 +95,13 @@ def test_who_asked_for_no_connection_is_told_so(alone, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.why_not_downloaded(RuntimeError("offline mode is enabled")) == "HF_HUB_OFFLINE is set"
+
+
+def test_whether_the_hub_can_be_asked(alone, monkeypatch):
+    from huggingface_hub import constants
+
+    assert hub.is_alone() and alone == ["models.example"]
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy.example"})
+    assert not hub.is_alone()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.is_alone()

@@ -21,7 +21,7 @@ from other_process import run_python
 
 from csp_index.errors import SettingError, StoreError
 from csp_index.store.bucket import BucketLocation
-from csp_index.store.connect import create_store, open_store
+from csp_index.store.connect import check_creatable, create_store, open_store
 from csp_index.store.locks import Lease
 
 pytestmark = pytest.mark.s3
@@ -43,7 +43,10 @@ def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(bucket):
         ):
             pass
         assert first.is_locked()
+        with pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .* since 20.*ends at 20"):
+            check_creatable(bucket.uri)
     assert not second.is_locked()
+    check_creatable(bucket.uri)
     with second.write_lock():
         second.append("numbers", ROWS)
     with pytest.raises(ZeroDivisionError), first.write_lock():
