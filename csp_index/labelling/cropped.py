@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,10 +22,11 @@ from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SourceError
 from csp_index.labelling.evidence import Evidence
+from csp_index.labelling.kept.read_labels import cropped_examples
 from csp_index.store import schema
 from csp_index.store.tables import Store
 from csp_index.store.values.activation_maps import read_maps
-from csp_index.store.values.crops import crop_rows, crop_vectors
+from csp_index.store.values.crops import crop_rows, crop_vectors, cropped_images
 from csp_index.store.values.derived_images import FIRST
 from csp_index.tensors.library import torch
 
@@ -91,9 +93,11 @@ def with_crops(
     of_pairs, of_partners = np.split(inverse.reshape(-1), [len(pairs.crops)])
     rows = crop_rows(store, selection.source, distinct)
     missing, made = np.flatnonzero(rows < 0), None
-    if len(missing) and (context.crops is not None or np.isin(missing, of_pairs).any()):
-        alone = not (rows[of_pairs] >= 0).any()
-        made = _made(context, CropRequest(selection.source, distinct[missing], context.keep, context.run_id), alone)
+    if context.crops is None and len(missing):
+        _check_stored(store, selection, pairs, rows[of_pairs] < 0)
+    elif context.crops is not None and len(missing):
+        request = CropRequest(selection.source, distinct[missing], context.keep, context.run_id)
+        made = _made(context.crops, request, alone=not (rows[of_pairs] >= 0).any())
     usable = rows >= 0
     if made is not None:
         usable[missing] = np.isfinite(made.vectors).all(1)
@@ -212,14 +216,23 @@ class _Sizes:
         return found
 
 
-def _made(context: ComputeContext, request: CropRequest, alone: bool) -> EmbeddedCrops:
-    """Return the embeddings of crops that are not stored; if these stand `alone`, they may not all be lost."""
-    if context.crops is None:
+def _check_stored(store: Store, selection: Selection, pairs: _Pairs, missing: np.ndarray) -> None:
+    """Refuse crops that cannot be made here, of the P pairs those `missing`, but of lost pictures.
+
+    Those are pictures without any crop, though labels from crops are stored that asked for theirs: they stay whole.
+    """
+    asked = cropped_examples(store, selection)[pairs.rows] > pairs.ranks
+    lost = asked & ~np.isin(pairs.crops[:, 0], cropped_images(store, selection.source))
+    if count := int((missing & ~lost).sum()):
         raise LabelError(
-            f"{len(request.crops):,} crops that this label needs are not stored, and cannot be made here: label the "
-            "layer by csp-index label --crop first, or leave out crop"
+            f"{count:,} crops that this label needs are not stored, and cannot be made here: label the layer by "
+            "csp-index label --crop first (--recompute where its maps are newer than the labels), or leave out crop"
         )
-    made = context.crops(request)
+
+
+def _made(crops: Callable[[CropRequest], EmbeddedCrops], request: CropRequest, *, alone: bool) -> EmbeddedCrops:
+    """Return the embeddings of crops that are not stored; if these stand `alone`, they may not all be lost."""
+    made = crops(request)
     if made.lost:
         images, reason = len(np.unique(request.crops[:, 0])), next(iter(made.lost.values()))
         if alone and len(made.lost) == images:

@@ -22,7 +22,7 @@ KEPT = 20  # candidates stored with each neuron, or more where more are requeste
 class LabelRequest:
     """How neurons are labelled: the method, its options, and how many candidates to return.
 
-    With `crop` the region that drives a neuron stands in for each activating image; contrastive images stay whole.
+    With `crop` the region that drives a neuron stands in for each activating image, and the part there for partners.
     """
 
     method: str

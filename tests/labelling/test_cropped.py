@@ -225,6 +225,43 @@ def test_lost_pictures_stay_whole_and_that_is_said(index: Index, caplog: pytest.
         index.label("net/maps/1", "csp", crop=True, **OPTIONS)
 
 
+def live(index: Index, **options: Any) -> dict[str, Any]:
+    """The label of neuron 0 from crops that the live panel shows."""
+    engine = Engine(Snapshot(index.uri), ServiceSettings())
+    (result,) = engine.models().relabel(
+        LabelQuery((NeuronKey("net", "maps", 0),), "csp", crop=True, examples=6, **options)
+    )
+    return {**result}
+
+
+def test_live_labels_leave_lost_pictures_whole_as_stored_ones_do(index: Index) -> None:
+    lost = int(index.maps("net/maps/0").images[0])
+    index.label("net/maps/0", "csp", **OPTIONS)
+    with pytest.raises(LabelError, match=r"crops that this label needs are not stored"):
+        live(index)
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(uris(index)[lost])  # another picture now
+    label, result = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0], live(index)
+    assert result["note"] == label.note and "1 of 6 stay whole" in label.note
+    assert [each["text"] for each in result["labels"]] == [score.text for score in label.labels]
+    assert [each["score"] for each in result["labels"]] == pytest.approx([score.score for score in label.labels])
+    source = catalog.encoder(index.store)
+    with index.store.write_lock():  # maps have changed since: of the picture there are other crops
+        append_crops(index.store, source, np.array([[lost, 0, 0, 9, 9]]), np.eye(1, source.width, dtype=np.float32), "")
+    with pytest.raises(LabelError, match=r"1 crops that this label needs are not stored.*--recompute where its maps"):
+        live(index)
+
+
+def test_a_live_label_says_that_its_run_cut_crops_otherwise(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("csp_index.labelling.labels.region_settings", lambda: {"version": 1})
+        run = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0].run_id
+    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut: label the layer"):
+        live(index, run=run)
+    new = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
+    assert new.run_id != run
+    assert live(index, run=new.run_id)["labels"][0]["text"] == new.labels[0].text
+
+
 def test_what_has_no_crops_is_refused(index: Index, images: Path, tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"net/vector, and none are stored: csp-index index DB --maps"):
         index.label("net/vector", "csp", crop=True, **OPTIONS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from csp_index.contrast.crops.regions import region_settings
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
 from csp_index.labelling.label_rule import LabelRule, read_rule
@@ -67,6 +69,27 @@ def crop_runs(store: Store) -> frozenset[str]:
         return frozenset(row["run_id"] for row in rows if CROP in read_object(row["settings"], schema.RUNS, "settings"))
 
     return store.memo(schema.RUNS, "runs with crops", read)
+
+
+def cropped_examples(store: Store, selection: Selection) -> np.ndarray:
+    """Return of how many activating images of each neuron [M] crops were asked for by stored labels, int64; 0: of none.
+
+    Only labels from crops as they are cut now count. What is not stored of those crops belongs to lost pictures.
+    """
+    counts = np.zeros(len(selection.neurons), np.int64)
+    asked: dict[str, int] = {}
+    for row in store.read(schema.RUNS, ["run_id", "settings"], f"settings LIKE '%\"{CROP}\"%'").to_pylist():
+        made = read_object(row["settings"], schema.RUNS, "settings")
+        examples = made.get("examples")
+        if made.get(CROP) == region_settings() and isinstance(examples, dict):
+            asked[row["run_id"]] = int(examples.get("examples", 0))
+    if asked:
+        runs = ",".join(map(catalog.sql_text, asked))
+        where = f"{catalog.layer_filter(selection.target)} AND rank <= 0 AND run_id IN ({runs})"
+        for row in store.read(schema.LABELS, ["neuron", "run_id"], where).to_pylist():
+            own = selection.neurons == row["neuron"]
+            counts[own] = np.maximum(counts[own], asked[row["run_id"]])
+    return counts
 
 
 def _stored_label(store: Store, selection: Selection, neuron: int, method: str | None, top: int) -> Label | None:

@@ -18,6 +18,7 @@ import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
+from csp_index.contrast.crops.regions import region_settings
 from csp_index.contrast.embeddings import give_back
 from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, LabelError, SettingError, StoppedError
@@ -143,6 +144,11 @@ class Relabeller:
         if run_settings and method != run_settings["method"]:
             raise SettingError(
                 f"run {query.run} labelled by {run_settings['method']}, not by {method}: leave one of them out"
+            )
+        if CROP in run_settings and run_settings[CROP] != region_settings() and query.crop is not False:
+            raise LabelError(
+                f"run {query.run} labeled from crops that an earlier version cut: label the layer by csp-index "
+                "label --crop again, which cuts them as they are cut now, or leave out crop"
             )
         of_run = dict(run_settings.get("examples", {})) | dict(run_settings.get("scoring", {}))
         of_run |= {CROP: True} if CROP in run_settings else {}
