@@ -8,7 +8,7 @@ the last one counts. Notes are about an address, so they outlive labels, runs, a
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -90,20 +90,21 @@ def clean(text: str, what: str, *, needed: bool = True) -> str:
 
 
 def write_notes(
-    store: Store, drafts: Sequence[Draft], *, run_id: str | None = None, wait: float | None = None
+    store: Store, drafts: Sequence[Draft], *, run_of: Callable[[Store], str] | None = None, wait: float | None = None
 ) -> tuple[Note, ...]:
     """Add notes, all or none, and return them; another writer is waited for up to `wait` seconds.
 
-    They belong to the run `run_id`, by default to one of their own. Errors: NotFoundError for a neuron or a finding
-    that the index does not have, LockedError while somebody else writes: nothing was written then.
+    They belong to the run whose id `run_of` returns, which is called under the lock and only if none is refused; by
+    default to one of their own. Errors: NotFoundError for a neuron or a finding that the index does not have,
+    LockedError while somebody else writes: nothing was written then.
     """
     with waiting_lock(store, wait):
         notes = [_noted(store, draft) for draft in drafts]
         for place, note in enumerate(notes):  # in the order in which they were given, after all that are there
             moment = _after(store, notes[:place])
             notes[place] = Note(_new_id(moment), moment, *(getattr(note, name) for name in COLUMNS[2:]))
-        if run_id is not None:
-            append_notes(store, notes, run_id)
+        if notes and run_of is not None:
+            append_notes(store, notes, run_of(store))
         elif notes:
             said = {"subjects": sorted({note.subject for note in notes}), "notes": len(notes)}
             with record_run(store, "note", said, {}) as run:

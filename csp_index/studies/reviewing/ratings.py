@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -36,12 +37,19 @@ class Question:
 
 
 def write_rating(
-    store: Store, question: Question, rater: str, verdict: str, *, run_id: str | None = None, wait: float | None = None
+    store: Store,
+    question: Question,
+    rater: str,
+    verdict: str,
+    *,
+    run_of: Callable[[Store], str] | None = None,
+    wait: float | None = None,
 ) -> str:
     """Add a person's verdict on a question, and return the rating's id; waits up to `wait` seconds for another writer.
 
-    Errors: SettingError for a verdict that is none and a name that cannot be shown; LockedError while somebody else
-    writes: nothing was written then.
+    It belongs to the run whose id `run_of` returns, which is called under the lock and only if nothing is refused; by
+    default to one of its own. Errors: SettingError for a verdict that is none and a name that cannot be shown;
+    LockedError while somebody else writes: nothing was written then.
     """
     rater = clean(rater, "reader")
     for name, value, known in (("verdict", verdict, VERDICTS), ("draw", question.drawn, DRAWS)):
@@ -52,8 +60,8 @@ def write_rating(
         row = asdict(question) | {"model": question.neuron.model, "layer": question.neuron.layer}
         row |= {"neuron": question.neuron.neuron, "rater": rater, "verdict": verdict, "when": moment}
         row["rating_id"] = f"{moment:%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
-        if run_id is not None:
-            _append(store, row, run_id)
+        if run_of is not None:
+            _append(store, row, run_of(store))
         else:
             with record_run(store, "rate", {"rater": rater}, {}) as run:
                 _append(store, row, run.run_id)

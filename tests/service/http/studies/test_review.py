@@ -172,6 +172,63 @@ def test_hostile_notes_are_shown_as_text_and_control_characters_refused(db):
     assert len(read_notes(open_store(db))) == 4
 
 
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"subject": f"{PLANTED}/99"}, 404),
+        ({"subject": "planted/absent/1"}, 404),
+        ({"subject": "finding:absent", "action": "accept", "text": ""}, 404),
+        ({"subject": "../../etc/passwd"}, 400),
+        ({"action": "praise"}, 400),
+        ({"action": "unname", "text": "takes none"}, 400),
+        ({"reader": " "}, 400),
+        ({"action": "tag", "text": "x" * 61}, 400),
+        ({"action": "comment", "text": "x" * 2001}, 422),
+    ],
+)
+def test_a_refused_note_leaves_no_commit(guarded, fields, status):
+    db, client = guarded
+    before = open_store(db).versions(), open_store(db).log.head()
+    assert say(client, **fields).status_code == status
+    body = {"subject": NEURON, "action": "rename", "text": "mine", "reader": "ann"} | fields
+    assert client.post("/api/v1/notes", json=body, headers={"x-csp-index-form": form_of(client)}).status_code == status
+    assert (open_store(db).versions(), open_store(db).log.head()) == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"neurons": "99"},
+        {"neurons": "0,99"},
+        {"neurons": ""},
+        {"text": "x" * 61},
+        {"text": " "},
+        {"reader": "a\nb"},
+    ],
+)
+def test_a_refused_tag_leaves_no_commit(guarded, fields):
+    db, client = guarded
+    before = open_store(db).versions(), open_store(db).log.head()
+    sent = {"form": form_of(client), "neurons": "0-1", "reader": "ann", "text": "odd"} | fields
+    reply = client.post(f"/layers/{PLANTED}/tag", data=sent, headers={"origin": OWN}, follow_redirects=False)
+    assert 400 <= reply.status_code < 500
+    assert (open_store(db).versions(), open_store(db).log.head()) == before
+
+
+@pytest.mark.parametrize(
+    "fields", [{"number": "99"}, {"number": "-1"}, {"proof": "f" * 32}, {"verdict": "perhaps"}, {"rater": "a\nb"}]
+)
+def test_a_refused_rating_leaves_no_commit(guarded, fields):
+    db, client = guarded
+    before = open_store(db).versions(), open_store(db).log.head()
+    question = client.get("/api/v1/rate?rater=ann").json()["question"]
+    sent = {"form": form_of(client), "rater": "ann", "verdict": "yes"}
+    sent |= {name: str(question[name]) for name in ("number", "proof")} | fields
+    reply = client.post("/rate", data=sent, headers={"origin": OWN}, follow_redirects=False)
+    assert 400 <= reply.status_code < 500
+    assert (open_store(db).versions(), open_store(db).log.head()) == before
+
+
 def test_another_writer_is_said_with_503(db, monkeypatch):
     monkeypatch.setenv("CSP_INDEX_REVIEW_WAIT", "0")
     with serving(db, write=True) as client, open_index(db).store.write_lock():
