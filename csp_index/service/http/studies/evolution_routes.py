@@ -15,8 +15,8 @@ def _shown(page: EvolutionDocument, _: None) -> Shown:
     return Shown(page["total"], context={"lines": _lines(page["steps"], page["total"]), "size": _CHART})
 
 
-def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
-    """Return the points of the chart's lines, from 0 below to 1 above: neurons settled and alive, cosines."""
+def _lines(steps: list[StepRow], neurons: int) -> dict[str, list[tuple[str, str]]]:
+    """Return x and y of the chart's points by line, from 0 below to 1 above: neurons settled and alive, cosines."""
     width, height = _CHART
     shares: dict[str, list[float | None]] = {
         "settled": [step["settled"] / neurons for step in steps],
@@ -24,11 +24,11 @@ def _lines(steps: list[StepRow], neurons: int) -> dict[str, str]:
         "cosine": [step["cosine"] for step in steps],
     }
     return {
-        name: " ".join(
-            f"{width * place / (len(steps) - 1):.1f},{height * (1 - min(1, max(0, value))):.1f}"
+        name: [
+            (f"{width * place / (len(steps) - 1):.1f}", f"{height * (1 - min(1, max(0, value))):.1f}")
             for place, value in enumerate(values)
             if value is not None
-        )
+        ]
         for name, values in shares.items()
     }
 

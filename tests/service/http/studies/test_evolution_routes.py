@@ -52,6 +52,8 @@ def test_a_page_shows_the_chart_and_the_paths(client: TestClient) -> None:
     drifts = [row["drift"] for row in document["neurons"]]
     assert drifts == sorted(drifts, reverse=True) and drifts[0] > 0
     assert len(seen.all("polyline")) == 3
+    dots = [dot["class"] for dot in seen.all("circle") if "class" in dot]
+    assert dots == ["settled"] * 3 + ["alive"] * 3 + ["cosine"] * 2  # of two checkpoints it is one, which no line shows
     links = [link["href"] for link in seen.all("a")]
     assert "/layers/network%40step0/concepts" in links
     assert client.get("/layers/network%40step0/concepts").status_code == 200
