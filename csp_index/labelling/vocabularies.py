@@ -104,6 +104,17 @@ def metadata_vocabulary(store: Store, column: str) -> Vocabulary:
     return store.memo(schema.IMAGES, ("metadata vocabulary", column), lambda: _from_metadata(store, column))
 
 
+def in_prose(name: str) -> str:
+    """Return a vocabulary as a sentence calls it, given its name.
+
+    >>> in_prose("birds"), in_prose("metadata:species"), in_prose("list")
+    ('the vocabulary birds', 'the metadata column species', 'a list')
+    """
+    if name.startswith(_METADATA):
+        return f"the metadata column {name.removeprefix(_METADATA)}"
+    return "a list" if name == "list" else f"the vocabulary {name}"
+
+
 def clean_text(text: str) -> str:
     """Return a label as it is stored: Unicode composed, spaces single. Labels equal but for case are one."""
     return " ".join(unicodedata.normalize("NFC", text).split())

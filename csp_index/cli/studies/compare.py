@@ -68,6 +68,8 @@ def compare(db: str, first: str, second: str, top: int, as_json: bool, **options
 
 def _say_head(comparison: Comparison) -> None:
     """Print which images and neurons were compared, and the coverage of a vocabulary."""
+    from csp_index.labelling.vocabularies import in_prose
+
     of_other = f" of {comparison.other}" if comparison.other else ""
     say(
         f"{comparison.first} ({comparison.neurons:,} neurons) and {comparison.second}{of_other} "
@@ -81,8 +83,9 @@ def _say_head(comparison: Comparison) -> None:
         say("no vocabulary was used yet: the coverage of one is not counted (--vocabulary)")
         return
     say(
-        f"of {coverage.texts:,} texts of {coverage.vocabulary}, {coverage.held:,} are labels of the first, "
-        f"{coverage.other_held:,} of the second, {coverage.both_held:,} of both"
+        f"of the {coverage.texts:,} texts of {in_prose(coverage.vocabulary)}, {coverage.held:,} are labels of neurons "
+        f"in {comparison.first}, {coverage.other_held:,} in {comparison.second}{of_other}, "
+        f"{coverage.both_held:,} in both"
     )
 
 

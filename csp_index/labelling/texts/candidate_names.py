@@ -6,18 +6,19 @@ A label that is stored is read by the key alone. `labelling.candidates` has the 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias, Union
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, Union
 
 import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import ArrayError, LabelError, SettingError, one_line
 from csp_index.files.array_files import load_array
-from csp_index.labelling.vocabularies import Vocabulary, digest, load_vocabulary, make_vocabulary, text_lines
+from csp_index.labelling.vocabularies import Vocabulary, digest, in_prose, load_vocabulary, make_vocabulary, text_lines
 from csp_index.models.prompt_templates import as_stored, from_index, is_text, templates
 from csp_index.store import schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo, sql_text
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 
 VOCABULARY = "vocabulary"
+_ARRAYS: Final = "arrays"  # in keys, the name of texts that came with embeddings
+_DIGEST: Final = re.compile("@[0-9a-f]{12}(?=[ -]|$)")
 KINDS = ("vlm", "captioner", "neighbours")  # of what models and other neurons say
 _FIRST = "imagenet1k"  # the vocabulary of an index that has used none
 
@@ -103,7 +106,7 @@ class TextArrays:
                 f"text embeddings are all zero in row {int((~vectors.any(1)).argmax())}: a direction is needed"
             )
         content = hashlib.sha256(vectors.tobytes()).hexdigest()[:12]
-        return cls(lines, vectors, f"arrays@{digest(lines)}-{content}")
+        return cls(lines, vectors, f"{_ARRAYS}@{digest(lines)}-{content}")
 
 
 Candidates: TypeAlias = Union[str, Path, Sequence[str], Vocabulary, TextArrays, "CandidateTexts"]
@@ -180,6 +183,18 @@ def named_vocabulary(store: Store, vocabulary: str | Path | Sequence[str] | Voca
 def texts_key(vocabulary: Vocabulary, template_set: str) -> str:
     """Return the key of a vocabulary's embeddings under a template set: equal keys mean equal texts and templates."""
     return f"{vocabulary.key} {template_key(template_set)}"
+
+
+def texts_in_prose(key: str) -> str:
+    """Return the texts that a key names as a sentence calls them; how to tell two lists of one name, only keys say.
+
+    >>> texts_in_prose("birds@0d239f78ed2d none@4f53cda18c2b")
+    'texts of the vocabulary birds'
+    >>> texts_in_prose("arrays@0d239f78ed2d-4f53cda18c2b")
+    'texts that came with their embeddings'
+    """
+    name = _DIGEST.split(key, maxsplit=1)[0]
+    return "texts that came with their embeddings" if name == _ARRAYS else f"texts of {in_prose(name)}"
 
 
 def template_key(template_set: str) -> str:

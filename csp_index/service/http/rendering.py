@@ -23,6 +23,7 @@ from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.evaluation.report.rendering import CompiledOnce
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
+from csp_index.labelling.vocabularies import in_prose
 from csp_index.printable import not_turned
 from csp_index.records.assurance import above_null, of_hundred, stability
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
@@ -249,6 +250,7 @@ def environment() -> jinja2.Environment:
         compare_href,
         manual_href,
         first_words,
+        in_prose,
         done,
         subject_href,
         static,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from csp_index.labelling.texts.candidate_names import texts_in_prose
 from csp_index.query.results import Tabular
 from csp_index.records import LayerKey
 from csp_index.store import schema
@@ -48,6 +49,14 @@ class LayerFormulas(Tabular):
         rows = self.rows.filter(pc.fill_null(self.rows["kept"], False))
         found: list[dict[str, Any]] = rows.sort_by([("gain", "descending"), ("neuron", "ascending")]).to_pylist()
         return found
+
+    @property
+    def made_of(self) -> str:
+        """What the concepts are, in prose: values of metadata columns, or texts of a vocabulary."""
+        if self.rows["encoder"][0].as_py() is None:
+            columns = self.concepts.split(", ")
+            return f"values of the metadata column{'s' * (len(columns) > 1)} {' and '.join(columns)}"
+        return texts_in_prose(self.concepts)
 
     def about(self, store: Store) -> str:
         """Return what a reader should know: whether the index has other images or values by now."""

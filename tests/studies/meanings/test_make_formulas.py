@@ -42,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Index:
 def test_planted_formulas_are_found_over_metadata(world: Index) -> None:
     found = read_formulas(world.store, LayerKey.parse(LOGIC))
     assert found is not None and len(found) == 5 and found.concepts == "object, look"
+    assert found.made_of == "values of the metadata columns object and look"
     rows = found.rows.to_pylist()
     assert rows[0]["formula"] == "ant AND NOT red" and rows[0]["single"] == "ant"
     assert rows[1]["formula"] == "(ant OR bee) AND NOT red" and set(rows[2]["terms"]) == {"ant", "red", "bee"}
@@ -55,6 +56,7 @@ def test_planted_formulas_are_found_over_metadata(world: Index) -> None:
 
 def test_formulas_over_texts(world: Index) -> None:
     found = world.formulas(LAYER, vocabulary=texts())
+    assert found.made_of == "texts of the vocabulary meant"
     rows = found.rows.to_pylist()
     for number, pair in enumerate(TWO, len(OBJECTS)):
         names = {OBJECTS[place] for place in pair}

@@ -66,7 +66,8 @@ class MeaningsDocument(TypedDict):
     neurons: list[FacetedNeuron]
     formula_neurons: Annotated[int | None, Field(description="Neurons that formulas were looked for.")]
     kept: Annotated[int, Field(description="Formulas that are kept, of which `formulas` are some.")]
-    concepts: str | None
+    concepts: Annotated[str | None, Field(description="The key of the texts, or the metadata columns, of formulas.")]
+    made_of: Annotated[str | None, Field(description="The same in prose.", examples=["texts of the vocabulary birds"])]
     formulas_note: str
     formulas: list[FormulaRow]
 
@@ -75,4 +76,5 @@ class NeuronFormula(FormulaRow):
     """The logical label of one neuron, and which concepts it is made of."""
 
     concepts: str
+    made_of: str
     note: str

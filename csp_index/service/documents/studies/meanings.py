@@ -55,6 +55,7 @@ def meanings_document(snapshot: Snapshot, key: LayerKey, start: int = 0, limit: 
         "formula_neurons": None if formulas is None else len(formulas),
         "kept": len(kept),
         "concepts": None if formulas is None else formulas.concepts,
+        "made_of": None if formulas is None else formulas.made_of,
         "formulas_note": formulas_note,
         "formulas": [_formula(row, table) for row in kept[start : start + limit]],
     }
@@ -70,7 +71,9 @@ def neuron_formula(snapshot: Snapshot, key: NeuronKey) -> NeuronFormula | None:
     if found is None:
         return None
     row = _formula(found.rows.to_pylist()[0], table)
-    return None if row["formula"] is None else {**row, "concepts": found.concepts, "note": note}
+    return (
+        None if row["formula"] is None else {**row, "concepts": found.concepts, "made_of": found.made_of, "note": note}
+    )
 
 
 def neuron_facets(snapshot: Snapshot, key: NeuronKey, label: str | None) -> tuple[list[Facet] | None, str]:

@@ -16,7 +16,7 @@ from csp_index.service.config import ServiceSettings
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     index = make_compared(tmp_path_factory.mktemp("compared"))
-    index.compare("a/l", "permuted/l")
+    index.compare("a/l", "permuted/l", vocabulary=["red", "blue"])
     index.compare("alone/l", "a/l")
     index.note("a/l/1", "rename", "a name", by="ann")  # after they were compared
     with TestClient(make_app(index.uri, ServiceSettings()), base_url="http://127.0.0.1") as found:
@@ -44,6 +44,11 @@ def test_a_page_shows_its_pairs_chart_and_nulls(client: TestClient) -> None:
     assert document == client.get(f"/api/v1/matches/{name}").json()
     assert sum(document["chart"]["counts"]) == document["total"] == len(document["pairs"]) == 11
     assert document["chart"]["counts"][-1] == 11
+    held = document["coverage"]
+    sentence = (
+        f"Of the 2 texts of a list, {held['held']} are labels of neurons in a/l, {held['other_held']} in permuted/l,"
+    )
+    assert sentence in "".join(seen.text)
     assert seen.all("rect") and len(seen.all("line")) == 1
     assert [row["label"] for row in document["pairs"] if row["neuron"] == 1] == ["a name"]
     row = document["pairs"][0]

@@ -31,6 +31,7 @@ def test_the_page_lists_neurons_that_one_label_does_not_tell(client: TestClient)
     assert (document["several"], document["divided"], document["kept"]) == (len(TWO), 10, len(TWO))
     numbers = {f"{LAYER}/{number}" for number in range(len(OBJECTS), len(OBJECTS) + len(TWO))}
     assert {one["neuron"] for one in document["neurons"]} == {one["neuron"] for one in document["formulas"]} == numbers
+    assert document["made_of"] in "".join(seen.text) and "@" not in document["made_of"]
     links = [link["href"] for link in seen.all("a")]
     assert {f"/neurons/{number}" for number in numbers} <= set(links)
     facet = document["neurons"][0]["facets"][0]
@@ -51,6 +52,7 @@ def test_a_neurons_page_has_its_facets_and_formula(client: TestClient) -> None:
     assert {one["label"] for one in document["facets"]} == {"ant", "bee"}
     assert document["formula"]["kept"] and set(document["formula"]["terms"]) == {"ant", "bee"}
     seen = page_at(client, f"/neurons/{LAYER}/6")
+    assert f"Concepts are {document['formula']['made_of']}." in "".join(seen.text)
     assert f"/meanings/{LAYER}" in [link["href"] for link in seen.all("a")]
     single = client.get(f"/api/v1/neurons/{LAYER}/0").json()
     assert len(single["facets"]) == 1 and single["facets"][0]["label"] == single["label"]
