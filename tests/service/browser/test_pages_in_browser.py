@@ -7,30 +7,11 @@ from typing import Any
 
 import pytest
 from browsing import WIDTHS, findings, until
+from walked import SERVED
 
 pytestmark = pytest.mark.browser
 
 NEURON = "/neurons/cnn/concepts/0"
-PAGES = {
-    "home": "/",
-    "search": "/search?q=ring",
-    "words": "/concepts",
-    "word": "/concepts/ring",
-    "word that labels no neuron": "/concepts/and%2For",
-    "layer": "/layers/cnn/concepts",
-    "layer in small pictures": "/layers/cnn/concepts?limit=12",
-    "layer by label": "/layers/cnn/concepts/labels",
-    "map of a layer": "/layers/cnn/concepts/map",
-    "neuron": NEURON,
-    "neuron with the drawer open": f"{NEURON}?method=csp#live",
-    "dead neuron": "/neurons/cnn/concepts/8",
-    "image": "/images/3",
-    "compare": "/compare?neurons=cnn/concepts/0,cnn/concepts/1",
-    "sql": "/sql",
-    "manual": "/docs",
-    "a page of the manual": "/docs/methods",
-    "missing": "/neurons/cnn/concepts/99999",
-}
 
 
 def _labels(page: Any) -> list[str]:
@@ -366,7 +347,7 @@ def test_keyboard_only(page: Any) -> None:
 def test_without_javascript_everything_reads(browser: Any, site: str) -> None:
     context = browser.new_context(base_url=site, java_script_enabled=False)
     page = context.new_page()
-    for name, address in PAGES.items():
+    for name, address in SERVED.items():
         answer = page.goto(address)
         assert answer.status == (404 if name == "missing" else 200), name
         assert page.get_by_role("heading", level=1).inner_text(), name
@@ -393,7 +374,7 @@ def test_axe_finds_nothing(browser: Any, site: str, width: str, scheme: str) -> 
     wide, high = WIDTHS[width]
     context = browser.new_context(base_url=site, color_scheme=scheme, viewport={"width": wide, "height": high})
     page, found = context.new_page(), list[str]()
-    for name, address in PAGES.items():
+    for name, address in SERVED.items():
         page.goto(address)
         if name == "image":
             page.locator("a.original").click()  # axe sees the picture over the page, too
