@@ -30,6 +30,7 @@ from csp_index.service import sql_sandbox_child
 from csp_index.service.config import ServiceSettings
 from csp_index.service.documents.shapes import SqlDocument, SqlExample, SqlSchemaDocument, SqlView
 from csp_index.service.sql_sandbox_child import IDLE_SECONDS, MARGIN_BYTES, STATEMENT_BYTES, Order
+from csp_index.service.sql_view_texts import what_is_in
 from csp_index.store.locations import location_of
 
 _START_SECONDS = 30.0  # for a new process to open the index, also on a busy machine
@@ -38,35 +39,6 @@ _GRACE_SECONDS = 0.5  # for a process to end by itself at its limit, with a bett
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B", re.IGNORECASE)
 _KEYS = ("AWS_", "GOOGLE_", "AZURE_", "HOME")  # without them an index in an object store cannot be read
 
-_VIEWS = {
-    "images": "The indexed images: where each came from, its size, its metadata, its thumbnail.",
-    "failures": "Images that could not be read, and why.",
-    "shards": "Which images were committed together, for every encoder and layer.",
-    "runs": "Commands that wrote to the index: their settings, models, versions and how they ended.",
-    "encoders": "Encoders whose embeddings are in the index.",
-    "layers": "Layers whose neurons are in the index.",
-    "neurons": "One row per neuron: statistics of its activations and its most activating images.",
-    "label_nulls": "Where labels stand among those of a network that has learned nothing.",
-    "label_probabilities": "How likely labels are to be right, by the package's calibration.",
-    "associations": "Neurons and classes of images: how well each neuron tells each class, and images for and against.",
-    "association_classes": "The classes that neurons were compared with, and how many images each has.",
-    "class_names": "What the outputs of classifiers are called, as it came with their weights.",
-    "vocabularies": "Sets of candidate texts.",
-    "examples": "The activating and contrastive images behind each label, pair by pair.",
-    "neuron_labels": "One row per neuron: the label that pages and searches show.",
-    "labels": "Scored labels, best first (rank 0), of every run and method.",
-    "label_terms": "The texts and weights of labels that are weighted sums, the largest weight first (position 0).",
-    "answers": "Answers of models that name candidates.",
-    "candidates": "Candidate texts that models named for a neuron.",
-    "evaluations": "How faithful labels are, metric by metric.",
-    "effects": "What neurons do to a network's logits, one row per neuron and class.",
-    "effect_classes": "The classes of these effects: their images and mean logits.",
-    "splits": "Which images chose labels and which judged them.",
-    "embeddings": "Image embeddings, unit vectors.",
-    "derived": "Images made for one neuron: edited or generated.",
-    "maps": "Where neurons fire in their top images: how strongly at most, and on how many places.",
-    "texts": "Candidate texts with embeddings, by encoder.",
-}
 _FUNCTIONS: list[SqlView] = [
     {
         "name": "activations('model/layer/neuron')",
@@ -188,7 +160,7 @@ class SqlRunner:
         """Return what SQL can use: views with their columns, functions, and examples that run on any index."""
         if not self._views:
             views = self.run(_DESCRIBE).table["views"][0].as_py()
-            self._views = [view | {"about": _VIEWS.get(view["name"], _VIEWS["embeddings"])} for view in views]
+            self._views = [view | {"about": what_is_in(view["name"])} for view in views]
         examples: list[SqlExample] = [
             {"title": title, "sql": textwrap.dedent(sql).strip()} for title, sql in _EXAMPLES.items()
         ]

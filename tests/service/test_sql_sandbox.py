@@ -105,6 +105,8 @@ def test_the_schema_document_says_what_can_be_asked(runner):
     assert {"images", "neurons", "labels", "embeddings"} <= set(views) and not any(name[0] == "_" for name in views)
     assert {"name": "address", "type": "VARCHAR"} in views["neurons"]["columns"]
     assert all(view["about"].endswith(".") for view in views.values())
+    vectors = [name for name, view in views.items() if view["about"] == views["embeddings"]["about"]]
+    assert all(name.startswith("embeddings") for name in vectors) and "audits" in views
     assert document["functions"][0]["name"].startswith("activations(")
     assert json.loads(json.dumps(document)) == document
 
