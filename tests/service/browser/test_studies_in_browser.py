@@ -134,7 +134,7 @@ def test_axe_finds_nothing_on_any_page(browser: Any, studied: str, width: str, s
 def test_axe_finds_nothing_at_the_door_and_where_there_is_little(
     browser: Any, tmp_path: Path, width: str, scheme: str
 ) -> None:
-    (tmp_path / "token").write_text("a token of some length")
+    (tmp_path / "token").write_text("a-token-of-some-length")
     bare, found = make_mapped(tmp_path / "bare").uri, list[str]()
     audit(make_audited(tmp_path / "audited"))
     for index, pages, options in (
@@ -152,7 +152,7 @@ def test_axe_finds_nothing_at_the_door_and_where_there_is_little(
                 assert page.goto(path).status == 200, name
                 found += findings(page, name)
             if options:
-                page.get_by_label("Token").fill("not that one")
+                page.get_by_label("Token").fill("another-token")
                 page.get_by_role("button", name="Sign in").click()
                 page.get_by_role("alert").wait_for()
                 found += findings(page, "a token that is not right")
