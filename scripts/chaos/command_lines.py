@@ -145,6 +145,8 @@ def draw_line(number: int, seed: int) -> list[str]:
         line = [name, draw.choice(ODD), "--stage1", draw.choice(ODD)]
     if name == "serve":
         line += ["--port", "0"]
+    if name == "start":  # it would serve until somebody ends it
+        line += ["--no-serve"]
     return line
 
 
