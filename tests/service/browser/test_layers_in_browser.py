@@ -147,6 +147,7 @@ class Fingers:
         self._page.wait_for_timeout(300)
 
 
+@pytest.mark.slow  # touches are events that the browser makes in its own time
 def test_a_finger_scrolls_the_page_over_the_map_until_two_enlarge_it(phone: Any) -> None:
     phone.goto("/layers/cnn/concepts/map")
     canvas = phone.locator("#atlas canvas")
@@ -180,6 +181,7 @@ def test_a_finger_scrolls_the_page_over_the_map_until_two_enlarge_it(phone: Any)
     assert swipe() > 40
 
 
+@pytest.mark.slow  # touches are events that the browser makes in its own time
 def test_a_finger_draws_around_neurons(phone: Any) -> None:
     phone.goto("/layers/cnn/concepts/map")
     canvas = phone.locator("#atlas canvas")
@@ -197,6 +199,7 @@ def test_a_finger_draws_around_neurons(phone: Any) -> None:
     assert phone.locator(".finger").inner_text() == ""
 
 
+@pytest.mark.slow  # touches are events that the browser makes in its own time
 def test_a_tapped_point_is_named_before_it_opens(phone: Any) -> None:
     phone.goto("/layers/cnn/concepts/map?neurons=0")
     canvas = phone.locator("#atlas canvas")
