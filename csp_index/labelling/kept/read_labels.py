@@ -86,9 +86,11 @@ def cropped_examples(store: Store, selection: Selection) -> np.ndarray:
     if asked:
         runs = ",".join(map(catalog.sql_text, asked))
         where = f"{catalog.layer_filter(selection.target)} AND rank <= 0 AND run_id IN ({runs})"
-        for row in store.read(schema.LABELS, ["neuron", "run_id"], where).to_pylist():
-            own = selection.neurons == row["neuron"]
-            counts[own] = np.maximum(counts[own], asked[row["run_id"]])
+        rows = store.read(schema.LABELS, ["neuron", "run_id"], where)
+        neurons, owners = rows["neuron"].to_numpy(), rows["run_id"].to_numpy(zero_copy_only=False)
+        for run, examples in asked.items():
+            own = np.isin(selection.neurons, neurons[owners == run])
+            counts[own] = np.maximum(counts[own], examples)
     return counts
 
 
