@@ -184,14 +184,16 @@ globalThis.Atlas = class Atlas {
       if (x > -size && x < this.#width + size && y > -size && y < this.#height + size) byKind.get(this.kinds[at]).push(at);
     }
     for (const [kind, points] of byKind) {
-      context.fillStyle = this.palette.get(kind);
+      context.fillStyle = context.strokeStyle = this.palette.get(kind);
+      context.lineWidth = 1;
       for (const bright of [false, true]) {
-        context.globalAlpha = bright ? (kind === "none" ? 0.6 : 0.9) : 0.25;
+        context.globalAlpha = bright ? 1 : 0.25;
         context.beginPath();
         for (const at of points) {
           if ((!chosen.size || chosen.has(at)) === bright) this.#spot(this.toX(this.xs[at]), this.toY(this.ys[at]), size);
         }
-        context.fill();
+        if (kind === "none") context.stroke(); // hollow, as in the legend
+        else context.fill();
       }
     }
     context.globalAlpha = 1;
