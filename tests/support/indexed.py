@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fakes
 
 from csp_index import NetworkSource, open_index
+from csp_index.indexing.commit import IndexSummary
 from csp_index.store import schema
 
 ENCODER = "python:fakes:encoder"
@@ -14,6 +16,12 @@ WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
 
 
 NETWORK = NetworkSource("python:fakes:network", ("conv", "concepts"), name="net")
+
+
+def add(db: Path, source: Path | None, **options: Any) -> IndexSummary:
+    """Index `source` by the fakes, in shards of 10."""
+    options = {"encoders": [ENCODER], "networks": [NETWORK], "shard_size": 10} | options
+    return open_index(db).add_images(source, **options)
 
 
 def contents(db: Path) -> dict[str, list[dict[str, object]]]:

@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
-from loops import run_in_own_loop
+from guarded import ask, echo, guarded
 from starlette.responses import JSONResponse
 
-from csp_index.errors import StoppedError
 from csp_index.service.config import ServiceSettings
 from csp_index.service.http.access_log import Journal
 from csp_index.service.http.auth import Token, local_path
-from csp_index.service.http.client import stop_of
-from csp_index.service.http.guard import REQUEST_ID, SECURITY_HEADERS, Guard
+from csp_index.service.http.guard import SECURITY_HEADERS, Guard
 
 TOKEN = "a token of some length"
 OPEN = {"host": "0.0.0.0", "public_read": True}
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, str]:
-        return json.loads(self.body)["error"]
-
-
-async def echo(scope, receive, send):
-    message = await receive()
-    answer = JSONResponse({"method": scope["method"], "bytes": len(message["body"]), "id": scope[REQUEST_ID]})
-    await answer(scope, receive, send)
-
-
-def guarded(app: Any = echo, *, journal: Journal | None = None, **given: Any) -> Guard:
-    settings = ServiceSettings(**given)
-    token = None if settings.token is None else Token(settings.token, settings.port, settings.start)
-
-    def told(scope, fault):
-        return JSONResponse(fault.document(scope[REQUEST_ID]), fault.status, fault.headers())
-
-    return Guard(app, settings, token, journal or Journal(), told)
-
-
-async def asked(
-    guard: Any,
-    method: str = "GET",
-    path: str = "/",
-    headers: Sequence[tuple[str, str]] = (),
-    chunks: Sequence[bytes] = (b"",),
-    pause: float = 0.0,
-    host: str = "localhost",
-) -> Reply:
-    given = [(b"host", host.encode())] + [(name.lower().encode(), value.encode()) for name, value in headers]
-    scope = {"type": "http", "method": method, "path": path, "query_string": b"q=secret", "headers": given}
-    scope |= {"client": ("10.0.0.7", 5), "scheme": "http"}
-    waiting, sent = list(chunks), []
-
-    async def receive():
-        if not waiting:
-            await asyncio.sleep(60)
-        await asyncio.sleep(pause)
-        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
-
-    async def send(message):
-        sent.append(message)
-
-    await guard(scope, receive, send)
-    headers_back = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Reply(sent[0]["status"], headers_back, b"".join(message.get("body", b"") for message in sent[1:]))
-
-
-def ask(guard: Any, *given: Any, **named: Any) -> Reply:
-    return run_in_own_loop(lambda: asked(guard, *given, **named))
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:9", "127.0.0.1:8000", "[::1]:1", "localhost."])
@@ -225,56 +160,6 @@ def test_bodies_are_limited_whatever_they_say_of_their_length():
     assert ask(guarded(upload_bytes=1), "POST", headers=form, chunks=[b"x" * 70_000]).status == 413
 
 
-def test_a_slow_body_is_given_up():
-    headers = [("transfer-encoding", "chunked")]
-    reply = ask(guarded(arrival=0.05), "POST", headers=headers, chunks=[b"x"] * 9, pause=0.02)
-    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (408, "timeout", "close")
-
-
-def test_slow_work_is_given_up_and_what_it_says_later_is_dropped():
-    late = []
-
-    async def slow(scope, receive, send):
-        try:
-            await asyncio.sleep(5)
-        except asyncio.CancelledError:  # as a thread, which cannot be ended
-            await JSONResponse({"late": True})(scope, receive, send)
-            late.append(True)
-
-    async def both() -> Reply:
-        guard = guarded(slow, timeout=0.05)
-        reply = await asked(guard)
-        await asyncio.sleep(0.01)
-        return reply
-
-    reply = run_in_own_loop(both)
-    assert (reply.status, reply.error["type"], late) == (504, "timeout", [True])
-
-
-def test_more_requests_than_may_wait_are_sent_away_but_not_the_probes():
-    async def crowd() -> list[int]:
-        go = asyncio.Event()
-
-        async def held(scope, receive, send):
-            if scope["path"] != "/healthz":
-                await go.wait()
-            await echo(scope, receive, send)
-
-        guard = guarded(held, waiting=2)
-        working = [asyncio.ensure_future(asked(guard)) for _ in range(2)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        more = await asked(guard)
-        assert more.headers["retry-after"] == "1"
-        health = await asked(guard, path="/healthz")
-        go.set()
-        done = await asyncio.gather(*working)
-        again = await asked(guard)
-        return [more.status, health.status, *(reply.status for reply in done), again.status]
-
-    assert run_in_own_loop(crowd) == [503, 200, 200, 200, 200]
-
-
 def test_what_fails_is_500_and_tells_only_the_log(caplog):
     async def broken(scope, receive, send):
         raise RuntimeError("the password is swordfish")
@@ -311,92 +196,3 @@ def test_requests_are_counted_by_few_names():
 @pytest.mark.parametrize("given", ["//evil.com", "https://evil.com", "/\\evil", "x", "", "/a\r\nb: c", "/\u00e9"])
 def test_signing_in_goes_on_to_an_address_of_this_service(given):
     assert local_path(given) == "/"
-
-
-async def worked(guard: Any, leave: asyncio.Event) -> list[dict[str, Any]]:
-    """What a client receives that leaves once the event is set."""
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"host", b"localhost")]}
-    sent: list[dict[str, Any]] = []
-
-    async def receive():
-        await leave.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    await guard(scope | {"client": ("10.0.0.7", 5), "scheme": "http"}, receive, send)
-    return sent
-
-
-def test_the_work_of_a_client_who_leaves_is_stopped(caplog):
-    stops, late = [], []
-
-    async def work(scope, receive, send):
-        assert (await receive())["type"] == "http.request"
-        stops.append(stop_of(scope))
-        leave.set()
-        assert (await receive())["type"] == "http.disconnect"
-        late.append(True)
-        await echo(scope, receive, send)
-
-    async def scene():
-        return await asyncio.wait_for(worked(guarded(work), leave), 10)
-
-    leave = asyncio.Event()
-    with caplog.at_level(logging.INFO, "csp_index.service.requests"):
-        assert run_in_own_loop(scene) == []
-    with pytest.raises(StoppedError, match="the client left"):
-        stops[0].check()
-    assert json.loads(caplog.records[-1].getMessage())["status"] == 499
-
-
-def test_the_time_limit_stops_the_work():
-    stops = []
-
-    async def slow(scope, receive, send):
-        stops.append(stop_of(scope))
-        await asyncio.sleep(60)
-
-    reply = ask(guarded(slow, timeout=0.05))
-    assert reply.status == 504
-    with pytest.raises(StoppedError, match=r"the answer took longer than 0\.05 s"):
-        stops[0].check()
-
-
-def test_a_service_that_ends_stops_the_work_and_says_so():
-    stops = []
-
-    async def slow(scope, receive, send):
-        stops.append(stop_of(scope))
-        await asyncio.sleep(60)
-
-    async def scene():
-        asking = asyncio.ensure_future(asked(guarded(slow)))
-        await asyncio.sleep(0.01)
-        asking.cancel()
-        return await asking
-
-    reply = run_in_own_loop(scene)
-    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
-    with pytest.raises(StoppedError, match="the service ends"):
-        stops[0].check()
-
-
-def test_a_service_that_ends_answers_requests_that_are_still_arriving():
-    async def scene():
-        arriving = asyncio.ensure_future(asked(guarded(), "POST", headers=[("content-length", "9")], chunks=()))
-        await asyncio.sleep(0.01)
-        arriving.cancel()
-        return await arriving
-
-    reply = run_in_own_loop(scene)
-    assert (reply.status, reply.error["type"], reply.headers["connection"]) == (503, "stopped", "close")
-
-
-def test_work_without_an_end_requested_goes_on():
-    async def work(scope, receive, send):
-        stop_of(scope).check()
-        await echo(scope, receive, send)
-
-    assert ask(guarded(work)).status == 200
