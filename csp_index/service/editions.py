@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -116,17 +116,17 @@ class Editions:
             raise NotFoundError(
                 f"version {version!r} is not there: `csp-index versions` lists those that are"
             ) from None
-        if record.number == self.shown.snapshot.number:
+        if record == self.shown.snapshot.store.commit_fixed:
             return self.shown
         if self._alone:
             raise NotFoundError(f"version {version!r} is not shown: `csp-index serve --version` chose another one")
-        edition: Edition = self._old.get(record.number, lambda: self._make_old(record))
+        edition: Edition = self._old.get((record.number, record.digest), lambda: self._make_old(record))
         return edition
 
     def look(self) -> bool:
         """Show the newest version, if it is another than the one shown; return whether it is."""
-        record = open_store(self._uri).commit_seen
-        if record is None or record == self._refused or not _differs(record.versions, self.shown.snapshot.versions):
+        record, shown = open_store(self._uri).commit_seen, self.shown.snapshot.store.commit_fixed
+        if record is None or record == self._refused or _manifests(record) == _manifests(shown):
             return False
         try:
             edition = self._make(record)
@@ -164,9 +164,12 @@ class Editions:
             edition.forget()
 
 
-def _differs(versions: Mapping[str, int], shown: Mapping[str, int]) -> bool:
-    """Return whether tables differ in more than what readers said."""
-    return any(versions.get(name) != shown.get(name) for name in (versions.keys() | shown.keys()) - _SAID)
+def _manifests(record: Record | None) -> dict[str, str]:
+    """Return what tells the tables of a version from those of another, by name, without what readers said.
+
+    That is the digest of a table's manifest: an index that was deleted and made again may have the same numbers.
+    """
+    return {} if record is None else {name: t.manifest for name, t in record.tables.items() if name not in _SAID}
 
 
 def check_version(text: str) -> str:

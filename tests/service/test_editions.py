@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from fakes import write_arrays
 from starlette.testclient import TestClient
 
 from csp_index import open_index
@@ -185,6 +186,25 @@ def test_a_version_that_cannot_be_opened_leaves_the_one_before(db, client, monke
     assert not editions_of(client).look()  # and says it once
     assert not caplog.text
     assert client.get("/").status_code == 200
+
+
+def test_an_index_made_again_in_its_place_is_another_one(db, tmp_path):
+    """Its tables have the numbers of versions that those of the deleted one had."""
+    for name, seed in (("first", 0), ("again", 1)):
+        write_arrays(tmp_path / name, images=30, neurons=4, seed=seed)
+        open_index(tmp_path / f"{name}.db").import_arrays(
+            tmp_path / name / "activations.npy", "net/layer", embeddings=tmp_path / name / "embeddings.npy"
+        )
+    place, made = tmp_path / "first.db", open_store(tmp_path / "again.db").commit_seen
+    client = opened(place)
+    path = "/api/v1/neurons/net/layer/0"
+    before = client.get(path).json()["statistics"]
+    assert made.versions == open_store(place).commit_seen.versions
+    shutil.rmtree(place)
+    (tmp_path / "again.db").rename(place)
+    assert editions_of(client).look() and not editions_of(client).look()
+    assert client.get(path).json()["statistics"] != before
+    assert client.get(f"{path}?at={made.number}").json()["statistics"] != before
 
 
 def test_a_first_search_says_that_the_encoder_is_loading(db, monkeypatch):
