@@ -87,6 +87,7 @@ class Editions:
         self._retired: deque[tuple[float, Edition]] = deque()
         self._old = LRUCache(_OLD, self._retire)
         self._refused: Record | None = None  # the version that could not be opened
+        self._failure = ""  # of the last look, to log one that lasts only once
 
     def start(self) -> None:
         """Begin to look for new versions, and to load what the shown one needs."""
@@ -144,10 +145,23 @@ class Editions:
     def _follow(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
+                self._forget_retired()
                 self.look()
-            except (CspIndexError, OSError) as exc:  # the next look may find it again
-                _log.error("the index cannot be read: %s", one_line(exc))
-            self._forget_retired()
+            except BaseException as exc:  # at the boundary of the thread: a panic of Lance, too, is no Exception
+                self._tell(exc)
+            else:
+                self._failure = ""
+
+    def _tell(self, error: BaseException) -> None:
+        """Log why a look failed, unless the one before failed so, too; what none expected with its trace."""
+        message = f"{type(error).__name__}: {one_line(error)}"
+        if message == self._failure:
+            return
+        self._failure = message
+        if isinstance(error, CspIndexError | OSError):
+            _log.error("the index cannot be read: %s", one_line(error))
+        else:
+            _log.error("the look for a new version of the index failed, the service goes on", exc_info=error)
 
     def _retire(self, edition: Edition) -> None:
         self._retired.append((time.monotonic(), edition))

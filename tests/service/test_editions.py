@@ -207,6 +207,33 @@ def test_an_index_made_again_in_its_place_is_another_one(db, tmp_path):
     assert client.get(f"{path}?at={made.number}").json()["statistics"] != before
 
 
+def test_the_thread_goes_on_after_an_error_that_none_expected(unwritten, monkeypatch, caplog):
+    """It says each once."""
+
+    class PanicException(BaseException):
+        """As Lance raises it."""
+
+    failures = [RuntimeError("odd"), RuntimeError("odd"), OSError("gone"), PanicException("lance")]
+    editions, done = editions_of(unwritten), threading.Event()
+
+    def look() -> bool:
+        if failures:
+            raise failures.pop(0)
+        done.set()
+        return False
+
+    monkeypatch.setattr(editions, "look", look)
+    monkeypatch.setattr(editions, "_seconds", 0.001)
+    thread = threading.Thread(target=editions._follow, daemon=True)
+    thread.start()
+    assert done.wait(10)
+    editions._stop.set()
+    thread.join(10)
+    assert [record.exc_info is not None for record in caplog.records] == [True, False, True]
+    for told in ("RuntimeError: odd", "the index cannot be read: gone", "PanicException: lance"):
+        assert told in caplog.text
+
+
 def test_a_first_search_says_that_the_encoder_is_loading(db, monkeypatch):
     go_on = threading.Event()
     load = LiveModels.load_encoder
