@@ -246,7 +246,9 @@ class _Child:
         line, newline, rows = output.partition(b"\n")
         if not newline or len(output) == limit:
             raise QueryError(self._broken(seconds))
-        truncated = bool(_head(line).get("truncated"))
+        head = _head(line)
+        if len(rows) != head.get("bytes"):  # killed while it sent them; some of them might still be read as a stream
+            raise QueryError(self._broken(seconds))
         try:
             table = pa.ipc.open_stream(rows).read_all()
             table.validate(full=True)
@@ -256,7 +258,7 @@ class _Child:
                     "a number has more than the 38 digits that can be sent: CAST its column to VARCHAR or DOUBLE"
                 ) from exc
             raise QueryError(f"the rows cannot be sent ({errors.one_line(exc)}): choose plainer columns") from exc
-        return SqlAnswer(table, truncated, seconds)
+        return SqlAnswer(table, bool(head.get("truncated")), seconds)
 
     def close(self) -> None:
         """Kill the process if it still runs, and close its pipes."""

@@ -1,11 +1,11 @@
 """One SELECT in a process of its own: `python -m csp_index.service.sql_sandbox_child`, started by `sql_sandbox`.
 
 The first line of standard input is the `Order` as JSON. The process opens the index and writes a line that says
-`ready`, or an error. The rest of the input is the statement. The answer is a line of JSON, `truncated` or an error, and
-the rows as an Arrow IPC stream. An error is {"error": its class in `errors`, "message"}; no message shows where the
-index is. Before the process reads the statement, it gives up what no SELECT needs: memory, files to write, priority; an
-alarm of the system ends it if nothing else does. SQL sees all data of the index, including the addresses of images and
-the settings of runs. It sees no file, variable, setting or folder of the machine.
+`ready`, or an error. The rest of the input is the statement. The answer is a line of JSON, `truncated` and `bytes` or
+an error, and that many bytes of rows as an Arrow IPC stream. An error is {"error": its class in `errors`, "message"};
+no message shows where the index is. Before the process reads the statement, it gives up what no SELECT needs: memory,
+files to write, priority; an alarm of the system ends it if nothing else does. SQL sees all data of the index, including
+the addresses of images and the settings of runs. It sees no file, variable, setting or folder of the machine.
 """
 
 # ruff: noqa: E402
@@ -125,7 +125,7 @@ def _answer(answers: BinaryIO, order: Order, reader: Reader, statement: str) -> 
     rows = sink.getvalue()
     if rows.size > order.bytes + MARGIN_BYTES:
         raise QueryError(f"the answer has {result.table.num_columns} columns, too many to send: name fewer")
-    _send(answers, {"truncated": result.truncated}, rows)
+    _send(answers, {"truncated": result.truncated, "bytes": rows.size}, rows)
 
 
 def _send_error(answers: BinaryIO, order: Order, error: CspIndexError) -> None:

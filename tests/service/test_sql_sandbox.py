@@ -216,7 +216,7 @@ _STRAYED = {
     "speaks nonsense": "sys.stdin.buffer.read(); print('Segmentation fault')",
     "speaks other JSON": "sys.stdin.buffer.read(); print('[1, 2]')",
     "names another class": 'sys.stdin.buffer.read(); print(\'{"error": "one_line", "message": "x"}\')',
-    "sends broken rows": "sys.stdin.buffer.read(); print('{}'); print('ARROW1' * 1000)",
+    "sends broken rows": "sys.stdin.buffer.read(); print('{\"bytes\": 6001}'); print('ARROW1' * 1000)",
     "sends no rows": "sys.stdin.buffer.read(); print('{}')",
     "kills itself": "os.kill(os.getpid(), signal.SIGSEGV)",
 }
@@ -233,6 +233,43 @@ def test_a_process_that_strays_is_ended_and_told(does, index, tmp_path, monkeypa
         made.run("SELECT 1")
     assert "\n" not in str(caught.value)
     made.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "then", "seconds", "told"),
+    [
+        (500, "time.sleep(600)", 0.2, r"ran longer than 0\.2 s"),
+        (500, "sys.exit(3)", 60.0, "took more memory than the limit, or crashed"),
+        (
+            -8,
+            "sys.exit(3)",
+            60.0,
+            "took more memory than the limit, or crashed",
+        ),  # all but their end, which Arrow forgives
+    ],
+)
+def test_rows_that_are_cut_off_while_they_are_sent_tell_the_cause(
+    kept, then, seconds, told, index, tmp_path, monkeypatch
+):
+    table = pa.table({"a": list(range(100))})
+    with pa.OSFile(str(tmp_path / "rows"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    code = f"""
+        import json, sys, time
+        sys.stdin.buffer.readline()
+        print("{{}}", flush=True)
+        sys.stdin.buffer.read()
+        rows = open({str(tmp_path / "rows")!r}, "rb").read()
+        print(json.dumps({{"truncated": False, "bytes": len(rows)}}), flush=True)
+        sys.stdout.buffer.write(rows[:{kept}])
+        sys.stdout.buffer.flush()
+        {then}
+    """
+    (tmp_path / "strayed_child.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sql_sandbox, "sql_sandbox_child", SimpleNamespace(__name__="strayed_child"))
+    with contextlib.closing(runner_over(index, sql_seconds=seconds)) as made, pytest.raises(QueryError, match=told):
+        made.run("SELECT 1")
 
 
 def test_a_process_that_does_not_start_is_told(index, tmp_path, monkeypatch):
