@@ -38,6 +38,8 @@ CHANGING = (
 _FRESH = "private, max-age=5"  # seconds until a client asks again: a restart may bring a newer version of the index
 _ASKED = "private, no-cache"  # a client asks each time whether a response is still the same
 _LARGEST_SHARE = 16  # a response larger than this fraction of the cache is not cached
+# A browser takes the headers of a 304 for its stored response: without its own policy a report would lose its style.
+_KEPT = (b"etag", b"cache-control", b"vary", b"content-security-policy")
 _OVERHEAD = 1024  # approximate bytes of a response's headers and address
 
 
@@ -117,7 +119,7 @@ class ResponseCache:
 async def _send(cached: _Cached, known: bool, send: Send) -> None:
     start, body = cached.start, cached.body
     if known and start["status"] == 200:
-        headers = [(name, value) for name, value in start["headers"] if name in (b"etag", b"cache-control", b"vary")]
+        headers = [(name, value) for name, value in start["headers"] if name in _KEPT]
         start, body = {**start, "status": 304, "headers": headers}, b""
     # Outer middleware adds headers to this list, so it gets a copy.
     await send({**start, "headers": list(start["headers"])})

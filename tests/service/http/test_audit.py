@@ -55,6 +55,8 @@ def test_the_report_is_the_file_that_the_command_writes(client: TestClient) -> N
     assert "<script" not in report.text and "Audit of net/pooled" in report.text
     policy = report.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-") and "frame-ancestors" in policy
+    again = client.get(report.url, headers={"if-none-match": report.headers["etag"]})
+    assert again.status_code == 304 and again.headers["content-security-policy"] == policy  # else it loses its style
     twin = client.get("/audit/net/report.json").json()
     assert twin == client.get("/api/v1/audit/net/report").json()
     seal, digest = stated_seal(report.content)
