@@ -65,13 +65,10 @@ def bind(settings: ServiceSettings) -> socket.socket:
 def run(app: Any, settings: ServiceSettings, listener: socket.socket, started: Callable[[], None]) -> None:
     """Serve until a signal comes, and finish the requests in progress. Calls `started` when requests can come.
 
+    The process is to end then: threads that compute do not keep it for longer than some seconds after the grace.
     Raises KeyboardInterrupt at the end if the signal was Ctrl-C's, or one that is treated like it.
     """
-    server = _Server(uvicorn_config(app, settings), started)
-    try:
-        server.run(sockets=[listener])
-    finally:
-        server.ended()
+    _Server(uvicorn_config(app, settings), started).run(sockets=[listener])
 
 
 def uvicorn_config(app: Any, settings: ServiceSettings, workers: int = 1) -> uvicorn.Config:
@@ -126,7 +123,7 @@ class _Config(uvicorn.Config):
 
 
 class _Server(uvicorn.Server):
-    """Calls a function when it has started, and ends in bounded time, whatever its threads compute."""
+    """Calls a function when it has started, and ends its process in bounded time, whatever its threads compute."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -138,17 +135,15 @@ class _Server(uvicorn.Server):
         self._report()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; what does not end by itself is cut off some seconds after the grace."""
+        """Begin to end; a process that has not ended some seconds after the grace is cut off.
+
+        Nothing calls that off when the server has ended: a thread may still compute an answer that it gave up.
+        """
         super().handle_exit(sig, frame)
         if self._end is None:
             self._end = threading.Timer((self.config.timeout_graceful_shutdown or 0) + _STUCK_SECONDS, _cut_off)
             self._end.daemon = True
             self._end.start()
-
-    def ended(self) -> None:
-        """Cut nothing off: the server and all that it computed have ended."""
-        if self._end is not None:
-            self._end.cancel()
 
 
 def _cut_off() -> None:
