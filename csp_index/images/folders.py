@@ -18,7 +18,7 @@ from csp_index.files.regular_files import open_file, read_bytes, user_path
 from csp_index.images.class_folders import ClassFolders
 from csp_index.images.decode import ImageRef
 from csp_index.images.files.formats import HEAD, image_extensions
-from csp_index.images.passed_over import DATABASE, HIDDEN, ContentCheck, PassedOver
+from csp_index.images.passed_over import DATABASE, HIDDEN, UNLISTED, ContentCheck, PassedOver
 from csp_index.images.sample_metadata import METADATA_ENDINGS, sample_metadata
 from csp_index.images.tables.join_table import PathTable
 from csp_index.settings import MAX_METADATA_BYTES
@@ -51,10 +51,10 @@ class FolderContents:
         self.unread: Path | None = None
         self.pictures, self.folders, self.passed_over = Counter[str](), Counter[str](), PassedOver()
         self.tars, self.parquets, self.inner = list[Path](), list[Path](), dict[str, Path]()
-        self._endings, self._unnamed = image_extensions(), set[int]()
+        self._endings, self._unnamed, self._unlisted = image_extensions(), set[int](), set[str]()
         self._tables = set() if self.table is None else {Path(os.path.realpath(self.table))}
         check = ContentCheck()
-        for names in alike(walk(root, self.passed_over)):
+        for names in alike(walk(root, self.passed_over, self._unlisted)):
             self._sort(names, check)
         if not self.pictures:  # then there is nothing that a table could be about
             rest = [table for table in (*self._tables, *self.inner.values()) if table.is_file()]
@@ -66,7 +66,7 @@ class FolderContents:
 
     def images(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the path of each image below the folder, and those of the files that describe it."""
-        for names in alike(walk(self.root)):
+        for names in alike(walk(self.root, None, self._unlisted)):
             pictures = [name for name in names if self._is_known(name)]
             yield from described(pictures, filter(describes, names)).items()
 
@@ -170,36 +170,45 @@ def alike(paths: Iterator[str]) -> Iterator[list[str]]:
         yield together
 
 
-def walk(root: Path, passed_over: PassedOver | None = None) -> Iterator[str]:
+def walk(root: Path, passed_over: PassedOver | None = None, unlisted: set[str] | None = None) -> Iterator[str]:
     """Yield the path of every file below a folder, relative to it, sorted as whole strings.
 
     Only the names of one folder at each depth are in memory. Names that start with a dot are skipped, and those of
     pictures counted in ``passed_over``; so are databases of LanceDB, as an index in the folder is. Links to folders are
     followed, but not in circles. Pipes, devices and broken links are included, so that reading them reports a failure.
+    A folder inside that this user may not list (lost+found) is skipped: where ``passed_over`` counts it, it comes into
+    ``unlisted``; without, only folders in there are. Errors: SourceError for any other folder that cannot be listed.
     """
-    return _walk(os.fspath(root), "", frozenset(), PassedOver() if passed_over is None else passed_over)
+    return _walk(os.fspath(root), "", frozenset(), passed_over, set() if unlisted is None else unlisted)
 
 
-def _walk(folder: str, prefix: str, above: frozenset[str], passed_over: PassedOver) -> Iterator[str]:
+def _walk(
+    folder: str, prefix: str, above: frozenset[str], passed_over: PassedOver | None, unlisted: set[str]
+) -> Iterator[str]:
     real = os.path.realpath(folder)
-    if real in above:
+    if real in above or prefix in unlisted:
         return
+    counted = PassedOver() if passed_over is None else passed_over
     try:
         with os.scandir(folder) as entries:
             # A folder sorts with its slash, which makes the whole listing sorted: 'a-b.png' < 'a/c.png'.
             names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries)
     except OSError as exc:
-        raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
+        if not prefix or passed_over is None or not isinstance(exc, PermissionError):
+            raise SourceError(f"the folder {folder} cannot be listed: {one_line(exc)}") from exc
+        unlisted.add(prefix)
+        counted[f"{UNLISTED} ({prefix.rstrip('/')})"] += 1
+        return
     if _is_database(names):
-        passed_over[DATABASE] += 1
+        counted[DATABASE] += 1
         return
     for name in names:
         if name.startswith("."):
             # '._a.jpg' is no picture: macOS keeps what it knows about a.jpg there.
             hidden = not name.startswith("._") and ending_of(name) in image_extensions()
-            passed_over.update({HIDDEN: 1} if hidden else {})
+            counted.update({HIDDEN: 1} if hidden else {})
         elif name.endswith("/"):
-            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over)
+            yield from _walk(os.path.join(folder, name[:-1]), prefix + name, above | {real}, passed_over, unlisted)
         else:
             yield prefix + name
 

@@ -15,6 +15,7 @@ _TRIED = 1_000  # files of one ending that are opened; if none of them is a pict
 _PACKED = frozenset({".zip", ".7z", ".rar", ".zst"})
 HIDDEN = "hidden (the name starts with a dot)"
 DATABASE = "database of LanceDB (an index?)"
+UNLISTED = "folder that you may not list"  # named behind it, in brackets
 _NAMED = 6  # reasons
 
 
@@ -22,15 +23,16 @@ class PassedOver(Counter[str]):
     """How many files are passed over, by reason: an ending, and what to do about it if something can be done."""
 
     def __str__(self) -> str:
-        """Return one line.
+        """Return one line: first the folders that could not be looked into, then the most frequent reasons.
 
         >>> print(PassedOver({".txt": 8, "unreadable": 1}))
         passed over 9 files: 8 .txt, 1 unreadable
         >>> print(PassedOver())
         passed over 0 files
         """
-        parts = [f"{count:,} {reason}" for reason, count in self.most_common(_NAMED)]
-        rest = self.total() - sum(count for _, count in self.most_common(_NAMED))
+        ranked = sorted(self.most_common(), key=lambda counted: not counted[0].startswith(UNLISTED))
+        parts = [f"{count:,} {reason}" for reason, count in ranked[:_NAMED]]
+        rest = sum(count for _, count in ranked[_NAMED:])
         parts += [f"{rest:,} others"] if rest else []
         line = f"passed over {self.total():,} file{'' if self.total() == 1 else 's'}"
         return f"{line}: {', '.join(parts)}" if parts else line

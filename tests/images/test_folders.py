@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,6 +113,55 @@ def test_every_file_passed_over_is_counted_by_reason(tmp_path: Path, monkeypatch
     assert line.startswith("passed over 12 files: 3 .txt, 2 hidden (the name starts with a dot), 2 .heic (pip install")
     assert "1 .zip (unpack it)" in line and "\n" not in line
     assert line.endswith(" others")
+
+
+class Unlisted:
+    """Lists folders but those named so, as the system does for who may not."""
+
+    def __init__(self, *names: str, error: int = errno.EACCES) -> None:
+        self.names, self.error, self.scandir = names, error, os.scandir
+
+    def __call__(self, folder: str) -> Any:
+        if os.path.basename(folder) in self.names:
+            raise OSError(self.error, os.strerror(self.error), folder)
+        return self.scandir(folder)
+
+
+def test_a_folder_that_may_not_be_listed_is_named_and_the_others_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.png", "a/more/2.png", "lost+found/3.png", "z.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(1))
+    for number in range(9):  # more reasons than a line names
+        for copy in range(2):
+            (tmp_path / f"{copy}.e{number}").write_text("")
+    monkeypatch.setattr(os, "scandir", Unlisted("lost+found", "more"))
+    assert names(tmp_path) == ["a/1.png", "z.png"]
+    source = open_source(tmp_path)
+    line = str(passed_over_by(source))
+    for folder in ("a/more", "lost+found"):
+        assert f"1 folder that you may not list ({folder})" in line
+    with pytest.raises(SourceError, match=r"may not list \(lost\+found\).*--strict allows none"):
+        refuse_passed_over(source)
+    monkeypatch.setattr(os, "scandir", Unlisted("lost+found", "more", "a"))
+    with pytest.raises(SourceError, match=r"the folder .*/a cannot be listed"):
+        list(source.refs())  # images that were counted do not vanish without a word
+    monkeypatch.undo()
+    assert len(list(source.refs())) == 2  # nor do others come that nothing is known of
+
+
+def test_a_folder_that_cannot_be_listed_for_another_reason_or_is_the_source_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.png").write_bytes(png(1))
+    monkeypatch.setattr(os, "scandir", Unlisted("a", error=errno.EIO))  # a failing disk
+    with pytest.raises(SourceError, match=r"the folder .*/a cannot be listed"):
+        open_source(tmp_path)
+    monkeypatch.setattr(os, "scandir", Unlisted(tmp_path.name))
+    with pytest.raises(SourceError, match=r"cannot be listed.*Permission denied"):
+        open_source(tmp_path)
 
 
 def test_strict_allows_no_file_that_is_passed_over(tmp_path: Path) -> None:
