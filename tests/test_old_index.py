@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,33 @@ def test_writers_refuse_it_and_name_what_to_do(old):
     with pytest.raises(StoreError, match=r"has format 2, without commits: run `csp-index migrate .*nothing of it"):
         index.prefer("pmi")
     assert index.store.versions() == expected["versions"]
+
+
+WRITERS: dict[str, Callable[[Index], object]] = {
+    "index": lambda index: index.add_images(None),
+    "add_layer": lambda index: index.add_layer("python:fakes:network", "conv"),
+    "maps": lambda index: index.make_maps("net/concepts/0"),
+    "effects": lambda index: index.effects("net/concepts"),
+    "label": lambda index: index.label("net/concepts", "csp", vocabulary=["brown"]),
+    "label --crop": lambda index: index.label("net/concepts", "csp", vocabulary=["brown"], crop=True),
+    "evaluate": lambda index: index.evaluate("net/concepts", vocabulary=["brown"]),
+    "facets": lambda index: index.facets("net/concepts", vocabulary=["brown"]),
+    "formulas": lambda index: index.formulas("net/concepts", vocabulary=["brown"]),
+    "audit": lambda index: index.audit("net", ["brown"], by="colour"),
+    "candidates": lambda index: index.propose("net/concepts", captioner="python:elsewhere:captioner"),
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_writers_refuse_it_before_code_that_it_names_runs(command, old, monkeypatch):
+    for loader in (
+        "models.index_models.load_network",
+        "models.index_models.load_encoder",
+        "proposers.propose.load_proposer",
+    ):
+        monkeypatch.setattr(f"csp_index.{loader}", lambda *_, **__: pytest.fail("code that the index names ran"))
+    with pytest.raises(StoreError, match="csp-index migrate"):
+        WRITERS[command](open_index(old[0].uri, trust=True, device="cpu"))
 
 
 @pytest.fixture

@@ -124,8 +124,10 @@ class Models:
     def added_network(self, store: Store, source: NetworkSource, given: objects.Network | None = None) -> LoadedNetwork:
         """Return the network of a source, or the caller's object `given` with the layers and options of the source.
 
-        Raises SettingError for options that an object cannot have, or if an encoder of the index has its name.
+        Raises StoreError where the index cannot be written, before code of the network runs; SettingError for options
+        that an object cannot have, or if an encoder of the index has its name.
         """
+        store.check_writable()
         if not isinstance(given, objects.Network):
             return self.network(source if given is None else given)
         if source.weights is not None or source.allow_missing:

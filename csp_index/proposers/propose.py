@@ -97,8 +97,10 @@ def propose_all(
 ) -> tuple[ProposeSummary, ...]:
     """Ask one model after another, each about all selections; a model is loaded when it is needed.
 
-    The kind `neighbours`, whatever its value, takes the labels of similar neurons without a model.
+    The kind `neighbours`, whatever its value, takes the labels of similar neurons without a model. Raises StoreError,
+    before a model is loaded, where the index cannot be written.
     """
+    store.check_writable()
     summaries: list[ProposeSummary] = []
     for kind, model in models.items():
         proposer = None if kind == "neighbours" else _proposer(kind, model, asking.options)

@@ -103,7 +103,9 @@ def check_creatable(uri: str | Path) -> None:
     Changes nothing there.
     """
     location = location_of(uri)
-    if location.is_index():
+    if _is_made(location):
+        _opened(location).check_writable()
+    elif location.is_index():  # begun
         location.check_writable()
         check_free(location)
     else:

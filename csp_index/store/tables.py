@@ -34,7 +34,7 @@ from csp_index.store.history.table_versions import (
 )
 from csp_index.store.history.transactions import Transaction
 from csp_index.store.locations import Location
-from csp_index.store.locks import hold, is_held
+from csp_index.store.locks import check_free, hold, is_held
 
 _UNREADABLE = "cannot be read (is a file damaged?)"
 _SMALL_READ, _CACHED_READS = 2**18, 64  # bytes of a result that is cached, at most, and how many are
@@ -295,6 +295,14 @@ class Store:
         store = Store(self.location, record.versions)
         store._hold, store.commit_fixed = hold, record
         return store
+
+    def check_writable(self) -> None:
+        """Raise StoreError if a writer would be refused now, for what prepares long before it writes; takes no lock."""
+        if self._transaction is None:
+            self._tables.check_writable(schema.RUNS)
+            self.location.check_writable()
+            check_free(self.location)
+            self.log.check_migrated(committed=self.log.head() is not None)
 
     @contextmanager
     def write_lock(self, *, old_format: bool = False) -> Iterator[None]:

@@ -63,8 +63,9 @@ def make_maps(
     """Store maps of the top images of some neurons of a layer, as many as are kept of each, where they are missing.
 
     Errors: ModelError where the network is not at hand, SourceError where no picture can be opened, StoreError where
-    the layer has maps of another kind.
+    the index cannot be written, before the network's code runs, or the layer has maps of another kind.
     """
+    store.check_writable()
     numbers = np.unique(np.array(neurons, np.int64))
     maker = MapMaker(models.held_network(target), target.key.layer)
     settings: dict[str, object] = {"layer": str(target.key), "neurons": numbers.tolist(), "images": most_maps()}

@@ -185,6 +185,21 @@ class CommitLog:
         """Return whether a migration to the present format was begun and not finished."""
         return self._location.state_of(MIGRATING) is not None
 
+    def check_migrated(self, *, committed: bool) -> None:
+        """Raise StoreError, which names `csp-index migrate`, if an index must be migrated before it can be written.
+
+        `committed` is whether HEAD is there.
+        """
+        uri = self._location.uri
+        if self.is_migrating():
+            raise StoreError(
+                f"{uri} is half migrated: run `csp-index migrate {uri}` again, it goes on where it stopped"
+            )
+        if not committed and not self._location.is_begun():
+            raise StoreError(
+                f"{uri} has format 2, without commits: run `csp-index migrate {uri}` once; nothing of it is lost"
+            )
+
     def end_migration(self) -> None:
         """Note that a migration is finished."""
         self._location.remove(MIGRATING)

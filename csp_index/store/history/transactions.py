@@ -36,21 +36,13 @@ class Transaction:
         table is missing or older than the commit says.
         """
         self._record = self._log.latest(cut_off=self._lock.cut_off)
-        if not old_format and self._log.is_migrating():
-            uri = self._location.uri
-            raise StoreError(
-                f"{uri} is half migrated: run `csp-index migrate {uri}` again, it goes on where it stopped"
-            )
+        if not old_format:
+            self._log.check_migrated(committed=self._record is not None)
         if self._record is None:
             if old_format:
                 self._location.write(MIGRATING, b"")
                 self._touched.update(self._tables.names())
                 return
-            if not self._location.is_begun():
-                raise StoreError(
-                    f"{self._location.uri} has format 2, without commits: run `csp-index migrate "
-                    f"{self._location.uri}` once; nothing of it is lost"
-                )
             for name in self._tables.names():
                 self._drop(name)
             return

@@ -49,6 +49,7 @@ def make_effects(
     tell: Progress,
 ) -> LayerEffects:
     """Return the effects of neurons, those computed that are not stored; `described` is what each kind depends on."""
+    store.check_writable()  # before the network's code runs
     network = models.whole_network(target)
     with network.in_use():
         opened = network.opened(target.key.layer)
