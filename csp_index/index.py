@@ -28,7 +28,7 @@ from csp_index.query.notebook import shown_progress
 from csp_index.query.results import Labels, SqlResult
 from csp_index.records import Label, NeuronKey, Progress
 from csp_index.store import catalog
-from csp_index.store.connect import check_creatable, create_store, is_index, open_store
+from csp_index.store.connect import check_creatable, claimed, create_store, is_index, open_store
 from csp_index.study_reader import StudyReader
 
 if TYPE_CHECKING:  # a method that needs more than the tables loads it: what is only read does not wait for torch
@@ -100,8 +100,8 @@ class Index(StudyReader):
         images = self._datasets.open(source, name, strict=strict, image_column=image_column, **about)
         named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
         with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:
-            store = self.store if is_index(self.uri) else None
-            loaded, studied = self._models.to_run(store, encoders, networks)
+            with claimed(self.uri) as store:
+                loaded, studied = self._models.to_run(store, encoders, networks)
             self._store = create_store(self.uri)
             run = partial(add_images, self.store, images, loaded, studied, dtype=dtype, draft=draft, maps=maps)
             run = partial(run, shard_size=shard_size, decode_workers=decode_workers, engine=runner)

@@ -61,13 +61,15 @@ def start(context: click.Context, /, source: str, db: str | None, as_json: bool,
     from csp_index.index import open_index
     from csp_index.labelling.label_summary import candidates_named, summary_of
     from csp_index.store import catalog
+    from csp_index.store.connect import claimed
 
     _check(options)
     images = _opened(source, place, options)  # before anything is loaded or made for it
     choices.add("index", place, "" if db else "after the images; name another behind them")
     port = _port(options["port"], choices) if options["served"] else None
     index = open_index(place, **{name: options[name] for name in OPENING})
-    encoders, networks = _models(index, options, choices)
+    with claimed(place):
+        encoders, networks = _models(index, options, choices)
     with progress() as tell:
         summary = index.add_images(images, encoders=encoders, networks=networks, progress=tell)
     if not as_json:

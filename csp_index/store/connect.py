@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from csp_index.errors import StoreError
 from csp_index.store import schema
 from csp_index.store.locations import Location, location_of
-from csp_index.store.locks import check_free
+from csp_index.store.locks import check_free, forget, hold, is_held
 from csp_index.store.tables import Store
 
 
@@ -38,6 +39,8 @@ def open_store(uri: str | Path) -> Store:
     """Open an existing index at its last commit."""
     location = location_of(uri)
     if location.is_begun():
+        if is_held(location):
+            raise StoreError(f"{location.uri} is no index yet: another process is making it, wait until it has images")
         raise StoreError(
             f"{location.uri} is no index yet: the command that made it was cut off before its first commit; "
             "run it again, it starts afresh"
@@ -95,6 +98,29 @@ def create_store(uri: str | Path) -> Store:
         store.create(schema.RUNS, schema.table_schema(schema.RUNS))
         store.commit(command="create")
     return store
+
+
+@contextmanager
+def claimed(uri: str | Path) -> Iterator[Store | None]:
+    """Hold a place without an index while models for one load, so that a second command is refused before it does.
+
+    Yields the index that is there already, which is not held. Afterwards the place is as it was. Errors: those of
+    `check_creatable`; LockedError, which names it, where another process makes an index.
+    """
+    location = location_of(uri)
+    check_creatable(uri)
+    if _is_made(location):
+        yield _opened(location)
+        return
+    undo = location.prepare()
+    with hold(location):
+        try:
+            yield None
+        finally:
+            if undo is not None:
+                with suppress(StoreError):  # what is left counts as nothing
+                    forget(location)
+                    undo()
 
 
 def check_creatable(uri: str | Path) -> None:

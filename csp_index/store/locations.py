@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -170,13 +170,23 @@ class LocalLocation:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise StoreError(f"no permission to create {self.uri}: {nearest} is not a directory you can write")
 
-    def prepare(self) -> None:
-        """Make the directory, and note in it that an index is being made."""
+    def prepare(self) -> Callable[[], None] | None:
+        """Make the directory, and note in it that an index is being made; return what undoes that, None if it was."""
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StoreError(f"no permission to create {self.uri}: {one_line(exc)}") from exc
-        self.write(BEGUN, b"")
+        if self.write(BEGUN, b"") is None:
+            return None
+
+        def undo() -> None:
+            self.remove(BEGUN)
+            with suppress(OSError):  # of a folder with something else in it
+                for folder in (self.root / COMMITS, *made):
+                    folder.rmdir()
+
+        return undo
 
 
 def _place(file: Path, path: Path) -> None:

@@ -79,6 +79,12 @@ def is_held(location: Location) -> bool:
         return True
 
 
+def forget(location: Location) -> None:
+    """Remove what the lock has written, while it is held, where no index was made."""
+    for name in (_OWNER,) if isinstance(location, BucketLocation) else (_OWNER, _LOCK):
+        location.remove(name)
+
+
 def check_free(location: Location) -> None:
     """Raise LockedError, which names the holder, if a process holds the location for writing; takes no lock.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 
 import fakes
 import pytest
@@ -13,10 +14,10 @@ from cli_world import ENCODER
 from csp_index import open_index
 from csp_index.cli import serve, start
 from csp_index.cli.output import say_labelled
-from csp_index.errors import ModelError
+from csp_index.errors import LockedError, ModelError
 from csp_index.labelling.label_summary import LabelSummary
 from csp_index.labelling.labels import READ
-from csp_index.store.connect import open_store
+from csp_index.store.connect import check_creatable, claimed, open_store
 
 MODELS = ["--encoder", ENCODER, "--network", "python:fakes:network"]
 
@@ -166,6 +167,39 @@ def test_an_index_that_another_process_writes_is_said_before_a_model_is_loaded(r
             said = run(*command)
             assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
             assert f"photos.db is being written by process {os.getpid()} on " in said.err
+
+
+def test_a_place_where_another_process_makes_an_index_is_said_before_a_model_is_loaded(run, no_model, pictures):
+    with claimed("new/photos.db") as store:
+        assert store is None
+        for command in (["start", pictures, "new/photos.db"], ["index", "new/photos.db", pictures]):
+            said = run(*command, "--encoder", "open_clip:none")
+            assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
+            assert f"new/photos.db is being written by process {os.getpid()} on " in said.err
+        assert "no index yet: another process is making it" in run("status", "new/photos.db").err
+    assert not os.path.exists("new")
+
+
+@pytest.mark.parametrize("command", ["start", "index"])
+def test_a_place_is_claimed_while_models_load_and_left_as_it_was_if_they_do_not(run, pictures, monkeypatch, command):
+    def fails(*_, **__):
+        with pytest.raises(LockedError, match="is being written by process"):
+            check_creatable("photos.db")
+        raise ModelError("it does not load")
+
+    loads = "cli.start._models" if command == "start" else "models.index_models.Models.to_run"
+    monkeypatch.setattr(f"csp_index.{loads}", fails)
+    said = run("start", pictures) if command == "start" else run("index", "photos.db", pictures, *MODELS[:2])
+    assert said.err.splitlines()[-1] == "Error: it does not load"
+    assert not os.path.exists("photos.db")
+
+
+def test_what_a_command_that_was_cut_off_has_left_stays_for_the_next_one(run, pictures):
+    Path("photos.db/commits").mkdir(parents=True)
+    Path("photos.db/commits/BEGUN").touch()
+    with claimed("photos.db"):
+        pass
+    assert os.listdir("photos.db/commits") == ["BEGUN"]
 
 
 def test_without_a_connection_a_missing_encoder_is_said_before_a_network_is_built(run, no_model, pictures, monkeypatch):

@@ -19,9 +19,9 @@ import pytest
 from buckets import LEASE, ROWS
 from other_process import run_python
 
-from csp_index.errors import SettingError, StoreError
+from csp_index.errors import LockedError, SettingError, StoreError
 from csp_index.store.bucket import BucketLocation
-from csp_index.store.connect import check_creatable, create_store, open_store
+from csp_index.store.connect import check_creatable, claimed, create_store, open_store
 from csp_index.store.locks import Lease
 
 pytestmark = pytest.mark.s3
@@ -310,3 +310,17 @@ def test_two_that_create_an_index_at_once_make_one(bucket):
     assert [store.table_names() for store in made] == [["runs"]] * len(made)
     assert all("is being written by" in message or "is being taken by" in message for message in refused), refused
     assert open_store(bucket.uri).log.latest().number == 1
+
+
+def test_a_place_that_is_claimed_while_models_load_is_refused_to_others_and_left_empty(bucket):
+    with claimed(bucket.uri) as store:
+        assert store is None
+        with pytest.raises(LockedError, match="is being written by process"):
+            check_creatable(bucket.uri)
+        with pytest.raises(StoreError, match="another process is making it"):
+            open_store(bucket.uri)
+    assert not BucketLocation(bucket.uri).exists()
+    create_store(bucket.uri)
+    with claimed(bucket.uri) as store:
+        assert store is not None
+        check_creatable(bucket.uri)  # an index that is there is not held
