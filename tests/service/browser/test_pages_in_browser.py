@@ -83,6 +83,19 @@ def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None
     assert page.get_by_role("region", name="Excites").get_by_role("link").count() > 0
 
 
+def test_a_pasted_picture_finds_neurons(page: Any) -> None:
+    page.goto("/search")
+    page.evaluate("""async () => {
+        const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+        canvas.getContext("2d").fillRect(8, 8, 40, 40);
+        const png = await new Promise((done) => canvas.toBlob(done));
+        await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
+    }""")
+    page.keyboard.press("Control+V")
+    page.get_by_role("heading", name="By meaning").wait_for()
+    assert page.get_by_role("region", name="Excites").get_by_role("link").count() > 0
+
+
 def test_gamma_moves_and_the_label_follows(page: Any) -> None:
     page.goto("/neurons/cnn/concepts/22?method=csp#live")
     gamma = page.get_by_label("gamma")

@@ -102,6 +102,22 @@ def test_a_reader_writes_a_note_and_rates_by_keys(page: Any) -> None:
     page.get_by_role("status").filter(has_text="1 of").wait_for()
 
 
+def test_chosen_neurons_are_tagged_together(page: Any) -> None:
+    page.goto(f"/layers/{LAYER}?view=small")
+    boxes = page.locator("#list input[name=neurons]")
+    boxes.nth(1).check()
+    boxes.nth(3).check()
+    page.get_by_role("button", name="Tag …").click()
+    box = page.get_by_role("dialog")
+    assert "Tag 2 neurons" in box.inner_text()
+    box.get_by_label("tag").fill("both odd")
+    box.get_by_label("your name").fill("bea")
+    box.get_by_role("button", name="Tag them").click()
+    page.get_by_text("2 neurons were tagged").wait_for()
+    page.goto("/notes")
+    assert page.locator(".notes li").filter(has_text="both odd").count() == 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_axe_finds_nothing_on_any_page(browser: Any, studied: str, width: str, scheme: str) -> None:
