@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from csp_index.store.history.records import Record
 
 _OLD: Final = 2  # earlier versions that are open at once
+_PATIENCE: Final = 30.0  # seconds that a command may go on writing until a version between its steps is shown
 _SAID: Final = frozenset({NOTES, RATINGS, "runs"})  # tables of what readers say, which pages show as it is anyway
 _log = logging.getLogger("csp_index.service")
 
@@ -87,6 +88,7 @@ class Editions:
         self._retired: deque[tuple[float, Edition]] = deque()
         self._old = LRUCache(_OLD, self._retire)
         self._refused: Record | None = None  # the version that could not be opened
+        self._newest, self._settled_at = first.snapshot.store.commit_fixed, time.monotonic()
         self._failure = ""  # of the last look, to log one that lasts only once
 
     def start(self) -> None:
@@ -146,11 +148,21 @@ class Editions:
         while not self._stop.wait(self._seconds):
             try:
                 self._forget_retired()
-                self.look()
+                if self._settled():
+                    self.look()
             except BaseException as exc:  # at the boundary of the thread: a panic of Lance, too, is no Exception
                 self._tell(exc)
             else:
                 self._failure = ""
+
+    def _settled(self) -> bool:
+        """Tell whether the newest version stood at the last look: of those a command writes the last counts."""
+        newest = open_store(self._uri).commit_seen
+        stood, self._newest = newest == self._newest, newest
+        if not stood and time.monotonic() - self._settled_at < _PATIENCE:
+            return False
+        self._settled_at = time.monotonic()
+        return True
 
     def _tell(self, error: BaseException) -> None:
         """Log why a look failed, unless the one before failed so, too; what none expected with its trace."""

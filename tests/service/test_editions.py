@@ -207,6 +207,18 @@ def test_an_index_made_again_in_its_place_is_another_one(db, tmp_path):
     assert client.get(f"{path}?at={made.number}").json()["statistics"] != before
 
 
+def test_a_version_between_the_steps_of_a_command_is_not_shown(db, client, monkeypatch):
+    editions = editions_of(client)
+    assert editions._settled()
+    for gamma in (0.25, 0.5):
+        open_index(db).label(LAYER, "csp", gamma=gamma)
+        assert not editions._settled(), "it has just come: more may follow"
+    assert editions._settled()
+    monkeypatch.setattr("csp_index.service.editions._PATIENCE", 0.0)
+    open_index(db).label(LAYER, "csp", gamma=0.75)
+    assert editions._settled(), "a command that writes on and on does not hide what there is"
+
+
 def test_the_thread_goes_on_after_an_error_that_none_expected(unwritten, monkeypatch, caplog):
     """It says each once."""
 
