@@ -10,6 +10,7 @@ import functools
 import math
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,7 +373,5 @@ def _plain_letter(letter: str) -> str:
 def _fit(line: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     if font.getlength(line) <= width:
         return line
-    end = len(line)
-    while end and font.getlength(line[:end] + "…") > width:
-        end -= 1
-    return line[:end].rstrip() + "…"
+    fitting = bisect_right(range(len(line)), width, key=lambda end: font.getlength(line[:end] + "…"))
+    return line[: max(fitting - 1, 0)].rstrip() + "…"
