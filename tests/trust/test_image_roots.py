@@ -33,6 +33,26 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index for tests that ask only what may be opened."""
+    folder = tmp_path_factory.mktemp("bare")
+    open_index(folder / "db").add_images(
+        np.zeros((20, 8, 8, 3), np.uint8), name="black", encoders=[ENCODER], networks=[NETWORK]
+    )
+    return folder / "db"
+
+
+@pytest.fixture
+def beside(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an index `db` and `images` of which it does not know."""
+    monkeypatch.chdir(tmp_path)
+    fakes.write_images(tmp_path / "images", 23)
+    shutil.copytree(bare, tmp_path / "db")
+    become_another_user(tmp_path, monkeypatch)
+    return tmp_path
+
+
 def become_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSP_INDEX_STATE", str(folder / "another user"))
     monkeypatch.setattr(originals, "_named", {})
@@ -120,14 +140,14 @@ def test_a_model_is_shown_thumbnails(foreign: Path, run: Callable[..., Any]) -> 
 
 
 @pytest.mark.parametrize("way", ["link", "folder link", "dots", "link and dots", "null", "prefix", "url", "relative"])
-def test_no_way_around_the_roots(way: str, foreign: Path) -> None:
-    (foreign / "private").mkdir()
-    shutil.copy(foreign / "images" / "b" / "img00000.png", foreign / "private" / "mine.png")
-    shutil.copytree(foreign / "private", foreign / "images-2")
-    os.symlink(foreign / "private" / "mine.png", foreign / "images" / "link.png")
-    os.symlink(foreign / "private", foreign / "images" / "folder")
-    os.makedirs(foreign / "images" / "deep" / "er")
-    os.symlink(foreign / "images" / "deep" / "er", foreign / "er")
+def test_no_way_around_the_roots(way: str, beside: Path) -> None:
+    (beside / "private").mkdir()
+    shutil.copy(beside / "images" / "b" / "img00000.png", beside / "private" / "mine.png")
+    shutil.copytree(beside / "private", beside / "images-2")
+    os.symlink(beside / "private" / "mine.png", beside / "images" / "link.png")
+    os.symlink(beside / "private", beside / "images" / "folder")
+    os.makedirs(beside / "images" / "deep" / "er")
+    os.symlink(beside / "images" / "deep" / "er", beside / "er")
     uri = {
         "link": "images/link.png",
         "folder link": "images/folder/mine.png",
@@ -138,13 +158,13 @@ def test_no_way_around_the_roots(way: str, foreign: Path) -> None:
         "url": "https://example.org/images/000.png",
         "relative": "../private/mine.png",
     }[way]
-    roots = ImageRoots(open_index("db", image_roots=[foreign / "images", "https://example.com/images"]).store)
-    assert not roots.allow(uri if "://" in uri else f"{foreign}/{uri}")
+    roots = ImageRoots(open_index("db", image_roots=[beside / "images", "https://example.com/images"]).store)
+    assert not roots.allow(uri if "://" in uri else f"{beside}/{uri}")
     assert not roots.allow(uri)
 
 
-def test_places_in_the_environment_may_be_urls(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = ["s3://bucket/x", str(foreign / "images"), "http://localhost:8080/y", "https://example.org"]
+def test_places_in_the_environment_may_be_urls(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = ["s3://bucket/x", str(beside / "images"), "http://localhost:8080/y", "https://example.org"]
     monkeypatch.setenv("CSP_INDEX_IMAGE_ROOTS", os.pathsep.join(places))
     roots = ImageRoots(open_index("db").store)
     assert roots.places == tuple(places)
@@ -153,28 +173,28 @@ def test_places_in_the_environment_may_be_urls(foreign: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("way", ["../secret", "a/../../secret", "%2e%2e/secret", "%2E./secret", "..\\secret", ".."])
-def test_no_url_climbs_out_of_its_place(way: str, foreign: Path) -> None:
+def test_no_url_climbs_out_of_its_place(way: str, beside: Path) -> None:
     roots = ImageRoots(open_index("db", image_roots="https://example.com/images").store)
     assert roots.allow("https://example.com/images/a..b/1.png")
     assert not roots.allow(f"https://example.com/images/{way}")
 
 
-def test_what_the_roots_allow(foreign: Path) -> None:
-    os.symlink(foreign / "images", foreign / "link")
+def test_what_the_roots_allow(beside: Path) -> None:
+    os.symlink(beside / "images", beside / "link")
     roots = ImageRoots(open_index("db", image_roots=["link", "https://example.com/images/", "one.tar"]).store)
-    (foreign / "one.tar").touch()
+    (beside / "one.tar").touch()
     for uri in (
-        f"{foreign}/images/000.png",
-        f"{foreign}/link/000.png",
-        f"{foreign}/images/not/there.png",
-        f"{foreign}/images/table.parquet#7",
-        f"{foreign}/one.tar#a/b.png",
+        f"{beside}/images/000.png",
+        f"{beside}/link/000.png",
+        f"{beside}/images/not/there.png",
+        f"{beside}/images/table.parquet#7",
+        f"{beside}/one.tar#a/b.png",
         "https://example.com/images/1.png",
         "dataset:mine/3",
         "array#12",
     ):
         assert roots.allow(uri), uri
-    assert ImageRoots(open_index("db", image_roots="images").store).allow(f"{foreign}/images/000.png")
+    assert ImageRoots(open_index("db", image_roots="images").store).allow(f"{beside}/images/000.png")
 
 
 def test_objects_in_memory_need_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
