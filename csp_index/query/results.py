@@ -337,8 +337,8 @@ def _interval(months: int, days: int, nanoseconds: int) -> str:
 def _short(value: Any) -> str:
     """Return the value as one cell of a table for reading.
 
-    >>> _short(0.1234567891), _short(b"12345"), _short([1.5] * 100)[-14:]
-    ('0.123457', '<5 bytes>', '… (100 values)')
+    >>> _short(0.1234567891), _short(b"12345"), _short(b"GIF89a" * 999), _short([1.5] * 100)[-14:]
+    ('0.123457', '<5 bytes>', '<GIF, 5,994 bytes>', '… (100 values)')
     """
     match value:
         case None:
@@ -346,13 +346,21 @@ def _short(value: Any) -> str:
         case float():
             return f"{value:.6g}"
         case bytes():
-            return f"<{len(value)} bytes>"
+            return f"<{bytes_told(value)}>"
         case list() if len(value) > 6:
             return ", ".join(_short(item) for item in value[:4]) + f", … ({len(value)} values)"
         case list():
             return ", ".join(_short(item) for item in value)
     text = printable(re.sub(r"\s+", " ", str(_plain(value))))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def bytes_told(value: bytes, size: int | None = None) -> str:
+    """Return how many bytes a value has, by default those given, after the format of the picture that they begin."""
+    from csp_index.images.files.formats import kind_of  # Pillow: most answers have no bytes
+
+    kind, size = kind_of(value), len(value) if size is None else size
+    return f"{f'{kind}, ' if kind else ''}{size:,} byte{'' if size == 1 else 's'}"
 
 
 def _html_cell(value: Any) -> str:

@@ -21,10 +21,12 @@ from starlette.responses import HTMLResponse
 from csp_index import __version__
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.evaluation.report.rendering import CompiledOnce
+from csp_index.images.files.formats import HEAD, kind_of
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.labelling.vocabularies import in_prose
 from csp_index.printable import not_turned
+from csp_index.query.results import bytes_told
 from csp_index.records.assurance import above_null, of_hundred, stability
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
@@ -53,6 +55,8 @@ from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
 _LETTERS: Final = 4_000  # of a value of the metadata that a page shows; its JSON twin has all
+_PICTURES: Final = {"JPEG": "image/jpeg", "PNG": "image/png"}  # those of thumbnails
+_PICTURE_LETTERS: Final = 2**20  # in base64, of a picture in an answer of SQL that a page shows
 STABLE: Final = "stable in"  # what `assurance.stability` begins with
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
 _HEADINGS: Final = {
@@ -182,6 +186,26 @@ def plain(value: object) -> str:
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}… (of {len(text):,} characters)"
 
 
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes in an answer of SQL: what a page says of them, and the address that holds them if they are a picture."""
+
+    told: str
+    address: str | None
+
+
+def blob(text: str) -> Blob:
+    """Return bytes that JSON has as base64.
+
+    >>> blob("YWJj"), blob("/9j/4A==")
+    (Blob(told='3 bytes', address=None), Blob(told='JPEG, 4 bytes', address='data:image/jpeg;base64,/9j/4A=='))
+    """
+    head = b64decode(text[: 4 * HEAD])
+    kind = _PICTURES.get(kind_of(head) or "") if len(text) <= _PICTURE_LETTERS else None
+    told = bytes_told(head, len(text) // 4 * 3 - text[-2:].count("="))
+    return Blob(told, None if kind is None else f"data:{kind};base64,{text}")
+
+
 def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
     """Return a veil over a picture that was sent, of `size`, as an address that has it inside."""
     levels = np.frombuffer(b64decode(where["map"]), np.uint8).reshape(where["height"], where["width"])
@@ -234,6 +258,7 @@ def environment() -> jinja2.Environment:
         moment,
         took,
         plain,
+        blob,
         layer_href,
         neuron_href,
         audit_href,

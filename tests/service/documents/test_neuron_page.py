@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from importlib import resources
@@ -328,6 +329,23 @@ def test_the_answer_of_a_statement_is_a_table(client):
     cells = re.findall(r"<td[^>]*>(.*?)</td>", reply.text)
     assert cells == ["1", "0.5", '<span class="null">null</span>', "&lt;b&gt;", "[1, 2]", "true"]
     assert reply.text.count('<td class="number">') == 3  # what is missing stands where its column's numbers do
+
+
+def test_pictures_in_an_answer_are_shown_and_other_bytes_counted(client):
+    statement = (
+        "SELECT thumbnail, 'abc'::BLOB AS raw, NULL::BLOB AS none FROM images, range(101) ORDER BY image_id LIMIT 101"
+    )
+    page = client.post("/sql", data={"sql": statement, "format": ""}).text
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    shown = (
+        r'<img src="data:image/(jpeg|png);base64,[\w/+=]+" alt="thumbnail of row 1" title="(JPEG|PNG), [\d,]+ bytes">'
+    )
+    assert re.fullmatch(shown, cells[0])
+    assert cells[1:3] == ['<span class="null">3 bytes</span>', '<span class="null">null</span>']
+    assert page.count("<img src=") == 100  # a page of a thousand pictures would be slow
+    assert re.fullmatch(r'<span class="null">(JPEG|PNG), [\d,]+ bytes</span>', cells[-3])
+    rows = client.post("/api/v1/sql", json={"sql": statement}).json()["rows"]
+    assert b64decode(rows[0][0])[:3] in (b"\xff\xd8\xff", b"\x89PN")  # JSON has the bytes as they are
 
 
 def test_what_a_statement_does_wrong_stands_on_the_page(client):
