@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -66,9 +67,15 @@ def head_of(fields: Mapping[str, Any], state: object) -> Head:
 def head_data(commit: int, commit_digest: str, latest: int, latest_digest: str, tables: Iterable[str]) -> bytes:
     """Return the content of HEAD; `tables` are those of the latest commit, which say what a reader must know."""
     made = schema.format_with(tables)
-    fields = {"format": made, "made_by": version("csp_index"), "needs": schema.READ_SINCE[made], "commit": commit}
+    fields = {"format": made, "made_by": _made_by(), "needs": schema.READ_SINCE[made], "commit": commit}
     fields |= {"commit_digest": commit_digest, "latest": latest, "latest_digest": latest_digest}
     return json.dumps(fields).encode()
+
+
+@cache
+def _made_by() -> str:
+    """Return this package's version, read once: a hundredth of a second, and each commit names it."""
+    return version("csp_index")
 
 
 def record_of(number: int, fields: Mapping[str, Any], digest: str) -> Record:
