@@ -227,17 +227,24 @@ def maps(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> No
     csp-index maps birds.db --layer resnet50/fc --neurons 0-9
     """
     from csp_index.index import open_index
+    from csp_index.labelling.kept.read_labels import outdated_crops
+    from csp_index.records import LayerKey
+    from csp_index.store import catalog
     from csp_index.store.addresses import parse_neurons
 
     index = open_index(db, **{name: options.pop(name) for name in OPENING})
     with progress() as report:
         done = index.make_maps(parse_neurons(layer, neurons), progress=report, **options)
+    outdated = outdated_crops(index.store, catalog.layer(index.store, LayerKey.parse(done.layer)))
     if as_json:
-        say_json(done.as_json())
+        say_json({**done.as_json(), "outdated": list(outdated)})
         return
     say(f"{done.maps:,} maps of {done.neurons:,} neurons of {done.layer} were made, by {done.made}")
     if done.lacking:
         say(f"{done.lacking:,} have none, because their pictures cannot be opened: name their folder by --images")
+    for method in outdated:
+        command = f"csp-index label {db} --layer {done.layer} --method {method} --crop"
+        say(f"labels from crops by {method} were made by other maps: {command} makes them anew")
 
 
 COMMANDS = (copy, index, import_, maps, metadata, optimize)

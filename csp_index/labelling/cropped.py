@@ -26,7 +26,7 @@ from csp_index.labelling.kept.read_labels import cropped_examples
 from csp_index.store import schema
 from csp_index.store.tables import Store
 from csp_index.store.values.activation_maps import read_maps
-from csp_index.store.values.crops import crop_rows, crop_vectors, cropped_images
+from csp_index.store.values.crops import crop_rows, crop_vectors
 from csp_index.store.values.derived_images import FIRST
 from csp_index.tensors.library import torch
 
@@ -219,14 +219,13 @@ class _Sizes:
 def _check_stored(store: Store, selection: Selection, pairs: _Pairs, missing: np.ndarray) -> None:
     """Refuse crops that cannot be made here, of the P pairs those `missing`, but of lost pictures.
 
-    Those are pictures without any crop, though labels from crops are stored that asked for theirs: they stay whole.
+    Those are pictures of which labels stand stored that asked for the same crop: they stay whole, as there.
     """
     asked = cropped_examples(store, selection)[pairs.rows] > pairs.ranks
-    lost = asked & ~np.isin(pairs.crops[:, 0], cropped_images(store, selection.source))
-    if count := int((missing & ~lost).sum()):
+    if count := int((missing & ~asked).sum()):
         raise LabelError(
             f"{count:,} crops that this label needs are not stored, and cannot be made here: label the layer by "
-            "csp-index label --crop first (--recompute where its maps are newer than the labels), or leave out crop"
+            "csp-index label --crop first, or leave out crop"
         )
 
 

@@ -42,7 +42,7 @@ def label_neurons(
     `candidates` is called, under the write lock, only if something must be computed. `keep=False` writes nothing.
     """
     context = context or ComputeContext()
-    described = _describe(selection, request, candidates_key, selection.images(store))
+    described = _describe(store, selection, request, candidates_key)
     if context.depends is not None and request.info.needs_contrast:
         described |= context.depends(request.examples)
     labels = {} if recompute else read_labels(store, selection, settings_hash(described), request.top)
@@ -60,14 +60,14 @@ def label_neurons(
     return [labels[neuron] for neuron in selection.neurons.tolist()]
 
 
-def _describe(selection: Selection, request: LabelRequest, candidates_key: str, images: int) -> dict[str, object]:
+def _describe(store: Store, selection: Selection, request: LabelRequest, candidates_key: str) -> dict[str, object]:
     info = request.info
     described: dict[str, object] = {
         "encoder": selection.source.name,
         "encoder_identity": selection.source.identity,
         "layer": str(selection.target.key),
         "layer_identity": selection.target.identity,
-        "images": images,
+        "images": selection.images(store),
         "method": request.method,
         "examples": examples_described(request.examples),
         "scoring": asdict(request.scoring),
@@ -79,5 +79,5 @@ def _describe(selection: Selection, request: LabelRequest, candidates_key: str, 
     if info.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     if request.crop:
-        described[CROP] = region_settings()
+        described[CROP] = region_settings(store, selection.target)
     return described

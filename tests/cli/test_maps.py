@@ -29,4 +29,22 @@ def test_maps_of_chosen_neurons_are_kept_and_counted(tmp_path: Path) -> None:
     assert first.exit_code == 0 and first.stdout == "2 maps of 1 neurons of spot/vector were made, by gradients\n"
     assert index.maps("spot/vector/0").frame.made == "gradients"
     again = json.loads(CliRunner().invoke(cli, [*given, "--neurons", "all", "--json"]).stdout)
-    assert again == {"layer": "spot/vector", "neurons": 2, "maps": 2, "lacking": 0, "made": "gradients"}
+    counted = {"layer": "spot/vector", "neurons": 2, "maps": 2, "lacking": 0, "made": "gradients"}
+    assert again == counted | {"outdated": []}
+
+
+def test_labels_from_crops_by_other_maps_are_named(tmp_path: Path) -> None:
+    made_once("maps of a command", write, tmp_path)
+    index = allow_originals(open_index(tmp_path / "db"))
+    index.make_maps("spot/vector/0")
+    how = {"vocabulary": ["red", "blue"], "templates": "none", "examples": 2}
+    index.label("spot/vector/0", "semanticlens", crop=True, **how)
+    given = ["maps", str(tmp_path / "db"), "--layer", "spot/vector", "--trust", "--device", "cpu", "--neurons", "all"]
+    said = CliRunner().invoke(cli, given).stdout.splitlines()
+    assert said[-1] == (
+        "labels from crops by semanticlens were made by other maps: "
+        f"csp-index label {tmp_path / 'db'} --layer spot/vector --method semanticlens --crop makes them anew"
+    )
+    index.label("spot/vector/0", "semanticlens", crop=True, **how)
+    again = CliRunner().invoke(cli, [*given, "--recompute", "--json"])
+    assert json.loads(again.stdout)["outdated"] == []  # made again, they are the same

@@ -32,6 +32,7 @@ from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, column_tables
+from csp_index.store.values.activation_maps import map_blocks, packed
 from csp_index.store.values.crops import append_crops
 from csp_index.store.values.derived_images import FIRST
 
@@ -244,18 +245,41 @@ def test_live_labels_leave_lost_pictures_whole_as_stored_ones_do(index: Index) -
     assert result["note"] == label.note and "1 of 6 stay whole" in label.note
     assert [each["text"] for each in result["labels"]] == [score.text for score in label.labels]
     assert [each["score"] for each in result["labels"]] == pytest.approx([score.score for score in label.labels])
-    source = catalog.encoder(index.store)
-    with index.store.write_lock():  # maps have changed since: of the picture there are other crops
-        append_crops(index.store, source, np.array([[lost, 0, 0, 9, 9]]), np.eye(1, source.width, dtype=np.float32), "")
-    with pytest.raises(LabelError, match=r"1 crops that this label needs are not stored.*--recompute where its maps"):
+    turn_maps(index)
+    with pytest.raises(LabelError, match=r"\d crops that this label needs are not stored.* label --crop first"):
         live(index)
+
+
+def turn_maps(index: Index) -> None:
+    """Let each neuron look at the place across the picture."""
+    target = catalog.layer(index.store, LayerKey("net", "maps"))
+    ((numbers, frame, pairs),) = map_blocks(index.store, target)
+    turned = replace(pairs, maps=pairs.maps[:, ::-1, ::-1])
+    with index.store.write_lock():
+        index.store.replace(column_tables.maps_table("net/maps"), packed(frame, turned, numbers, 0, 24))
+
+
+def test_labels_from_other_maps_are_made_again(index: Index) -> None:
+    def runs() -> list[str]:
+        return [label.run_id for label in index.label("net/maps", "csp", crop=True, **OPTIONS)]
+
+    whole, first = index.label("net/maps/0", "csp", **OPTIONS), runs()
+    turn_maps(index)
+    with pytest.raises(LabelError, match="by maps that have changed since: label the layer"):
+        live(index, run=first[0])
+    second = runs()
+    assert second == runs() and not set(second) & set(first)
+    assert index.label("net/maps/0", "csp", **OPTIONS)[0].run_id == whole[0].run_id  # which looks at no maps
+    assert live(index, run=second[0])["labels"]
+    turn_maps(index)
+    assert runs() == first, "the same maps give the same labels"
 
 
 def test_a_live_label_says_that_its_run_cut_crops_otherwise(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr("csp_index.labelling.labels.region_settings", lambda: {"version": 1})
+        earlier.setattr("csp_index.labelling.labels.region_settings", lambda *of: {"version": 1})
         run = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0].run_id
-    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut: label the layer"):
+    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut, or by maps"):
         live(index, run=run)
     new = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
     assert new.run_id != run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from csp_index.labelling.review.words import PINNED
 from csp_index.records import ExamplePair, Label, LabelScore, LabelState, prediction_set_of, rivals_of
 from csp_index.records.weighted_labels import WeightedLabel
 from csp_index.store import catalog, schema
+from csp_index.store.catalog import LayerInfo
 from csp_index.store.stored_json import read_object
 from csp_index.store.tables import Store
 
@@ -64,25 +66,48 @@ def label_of(store: Store, selection: Selection, neuron: int, method: str | None
 def crop_runs(store: Store) -> frozenset[str]:
     """Return the runs in whose labels crops stand in for activating images: their settings say so."""
 
-    def read() -> frozenset[str]:
-        rows = store.read(schema.RUNS, ["run_id", "settings"], f"settings LIKE '%\"{CROP}\"%'").to_pylist()
-        return frozenset(row["run_id"] for row in rows if CROP in read_object(row["settings"], schema.RUNS, "settings"))
+    return store.memo(
+        schema.RUNS, "runs with crops", lambda: frozenset(run_id for run_id, _ in _runs_with_crops(store))
+    )
 
-    return store.memo(schema.RUNS, "runs with crops", read)
+
+def _runs_with_crops(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    """Return the ids and settings of the runs whose settings say so."""
+    rows = store.read(schema.RUNS, ["run_id", "settings"], f"settings LIKE '%\"{CROP}\"%'").to_pylist()
+    runs = [(row["run_id"], read_object(row["settings"], schema.RUNS, "settings")) for row in rows]
+    return [(run_id, made) for run_id, made in runs if CROP in made]
+
+
+def outdated_crops(store: Store, target: LayerInfo) -> tuple[str, ...]:
+    """Return the methods by which neurons of a layer were last labeled from crops that would be others now, sorted.
+
+    By other maps than those that are stored now, or as an earlier version cut them.
+    """
+    current, others = region_settings(store, target), set[str]()
+    for run, made in _runs_with_crops(store):
+        if made.get("layer") == str(target.key) and made[CROP] != current:
+            others.add(run)
+    if not others:
+        return ()
+    rows = store.read(schema.LABELS, ["neuron", "method", "run_id"], f"{catalog.layer_filter(target)} AND rank <= 0")
+    cropped = rows.filter(pc.is_in(rows["run_id"], pa.array(sorted(crop_runs(store)))))
+    newest = cropped.group_by(["neuron", "method"]).aggregate([("run_id", "max")]).to_pylist()
+    return tuple(sorted({row["method"] for row in newest if row["run_id_max"] in others}))
 
 
 def cropped_examples(store: Store, selection: Selection) -> np.ndarray:
     """Return of how many activating images of each neuron [M] crops were asked for by stored labels, int64; 0: of none.
 
-    Only labels from crops as they are cut now count. What is not stored of those crops belongs to lost pictures.
+    Only labels from crops as they are cut now, by the maps that are stored now, count. What is not stored of those
+    crops belongs to lost pictures.
     """
+    current = region_settings(store, selection.target)
     counts = np.zeros(len(selection.neurons), np.int64)
     asked: dict[str, int] = {}
-    for row in store.read(schema.RUNS, ["run_id", "settings"], f"settings LIKE '%\"{CROP}\"%'").to_pylist():
-        made = read_object(row["settings"], schema.RUNS, "settings")
+    for run_id, made in _runs_with_crops(store):
         examples = made.get("examples")
-        if made.get(CROP) == region_settings() and isinstance(examples, dict):
-            asked[row["run_id"]] = int(examples.get("examples", 0))
+        if made[CROP] == current and isinstance(examples, dict):
+            asked[run_id] = int(examples.get("examples", 0))
     if asked:
         runs = ",".join(map(catalog.sql_text, asked))
         where = f"{catalog.layer_filter(selection.target)} AND rank <= 0 AND run_id IN ({runs})"

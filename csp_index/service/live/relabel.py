@@ -111,7 +111,7 @@ class Relabeller:
         Errors: as `Index.label`; SettingError, before anything is computed, for what costs too much; BusyError while
         another query goes over the whole dataset; those of `check`, which is called between steps.
         """
-        request = self._request(query, run_settings)
+        request = self._request(query, layers, run_settings)
         check_cost(request, len(set(query.neurons)), len(texts.texts), self._most_cost)
         try:
             return self._answer(query, layers, texts, request, check)
@@ -137,7 +137,9 @@ class Relabeller:
             )
         return [results[neuron] for neuron in dict.fromkeys(query.neurons)]
 
-    def _request(self, query: LabelQuery, run_settings: Mapping[str, Any]) -> LabelRequest:
+    def _request(
+        self, query: LabelQuery, layers: Mapping[LayerKey, LayerInfo], run_settings: Mapping[str, Any]
+    ) -> LabelRequest:
         if query.method is None and not run_settings:
             query = replace(query, method=self._preferred)
         method = query.method or run_settings.get("method")
@@ -145,10 +147,10 @@ class Relabeller:
             raise SettingError(
                 f"run {query.run} labelled by {run_settings['method']}, not by {method}: leave one of them out"
             )
-        if CROP in run_settings and run_settings[CROP] != region_settings() and query.crop is not False:
+        if CROP in run_settings and query.crop is not False and self._cut_otherwise(layers, run_settings):
             raise LabelError(
-                f"run {query.run} labeled from crops that an earlier version cut: label the layer by csp-index "
-                "label --crop again, which cuts them as they are cut now, or leave out crop"
+                f"run {query.run} labeled from crops that an earlier version cut, or by maps that have changed since: "
+                "label the layer by csp-index label --crop again, which cuts them as it would now, or leave out crop"
             )
         of_run = dict(run_settings.get("examples", {})) | dict(run_settings.get("scoring", {}))
         of_run |= {CROP: True} if CROP in run_settings else {}
@@ -156,6 +158,11 @@ class Relabeller:
         if "synthetic" in request.examples.kinds:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
         return request
+
+    def _cut_otherwise(self, layers: Mapping[LayerKey, LayerInfo], run_settings: Mapping[str, Any]) -> bool:
+        """Return whether the crops of a run are not those that would be cut now of its layer, if that is asked for."""
+        own = next((info for key, info in layers.items() if str(key) == run_settings.get("layer")), None)
+        return own is not None and run_settings[CROP] != region_settings(self._pipeline.store, own)
 
     def _label(
         self, pipeline: Pipeline, selection: Selection, request: LabelRequest, texts: CandidateTexts

@@ -9,6 +9,7 @@ that its network makes on demand by the gradient times the input are kept in the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -210,6 +211,26 @@ def map_blocks(store: Store, target: LayerInfo) -> Iterator[tuple[np.ndarray, Fr
         numbers = np.arange(start, min(start + _AT_ONCE, target.neurons))
         where = f"neuron >= {numbers[0]} AND neuron <= {numbers[-1]}"
         yield numbers, *unpacked(target, store.read(table, where=where))
+
+
+def maps_digest(store: Store, target: LayerInfo) -> str | None:
+    """Return a digest of where all stored maps of a layer look, however their rows lie; None without any.
+
+    Scales are not in it: those of maps made again on another device may differ in their last digits. StoreError for
+    damaged rows.
+    """
+    if not has_maps(store, target):
+        return None
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        for _, frame, pairs in map_blocks(store, target):
+            digest.update(f"{frame} {len(pairs.neurons)} ".encode())
+            for column in (pairs.neurons, pairs.images, pairs.maps):
+                digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()[:16]
+
+    return store.memo(column_tables.maps_table(str(target.key)), "digest of maps", read)
 
 
 def packed(frame: Frame, pairs: MapPairs, neurons: np.ndarray, first_image: int, images: int) -> pa.Table:

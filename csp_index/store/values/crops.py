@@ -51,12 +51,6 @@ def crop_rows(store: Store, source: EncoderInfo, keys: np.ndarray) -> np.ndarray
     return rows
 
 
-def cropped_images(store: Store, source: EncoderInfo) -> np.ndarray:
-    """Return the ids of images of which any crop is stored, each once, int64."""
-    table = column_tables.crops_table(source.name)
-    return np.unique(_keys(store, table)[:, 0]) if store.has(table) else np.zeros(0, np.int64)
-
-
 def crop_vectors(store: Store, source: EncoderInfo, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the embeddings of stored crops, in the order of `rows` [n], in blocks [m, D]; StoreError if damaged."""
     table = column_tables.crops_table(source.name)
