@@ -50,6 +50,22 @@ def test_gradients_are_of_each_images_own_neuron(network):
     torch.testing.assert_close(found, inputs.grad)
 
 
+@pytest.mark.parametrize("layer", ["vector", "ceiling"])
+def test_the_gradient_times_the_input_is_that_of_captum(network, layer):
+    attr = pytest.importorskip("captum.attr", reason="captum is not installed")
+    pixels, neurons = torch.rand(4, 3, SIDE, SIDE), torch.tensor([0, 1, 1, 0])
+    means = pixels.mean((2, 3), keepdim=True)
+    model = spot()
+
+    def neuron_layer(distance: torch.Tensor) -> torch.Tensor:
+        found = model.vector(model.maps(distance + means).amax((2, 3)))
+        return found if layer == "vector" else model.ceiling(60 * found)
+
+    distance = (pixels - means).requires_grad_(True)
+    expected = attr.InputXGradient(neuron_layer).attribute(distance, target=neurons)
+    torch.testing.assert_close(network.gradients(pixels, layer, neurons) * (pixels - means), expected)
+
+
 def test_tokens_of_a_vision_transformer_are_maps_and_its_class_token_is_none():
     source = "timm:vit_tiny_patch16_224/none"
     network = load_network(source, layers=["blocks.0"], pool="token-mean", device="cpu")
