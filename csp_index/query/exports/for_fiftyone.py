@@ -136,9 +136,13 @@ def _shared(kinds: set[type]) -> type[bool] | type[int] | type[float] | type[str
 def _sample(
     row: Mapping[str, Any], path: str, neurons: list[dict[str, Any]], columns: Mapping[str, _Column]
 ) -> dict[str, Any]:
-    """Return an image as a sample; what its metadata do not know has no field."""
+    """Return an image as a sample; what its metadata do not know has no field.
+
+    Nor has an empty list: read first, it would make a field of items of no kind, which its app cannot filter.
+    """
     record = parse_metadata(row["metadata"], row["image_id"])
-    said = {columns[name].field: columns[name].of(value) for name, value in record.items() if value is not None}
+    values = {columns[name].field: columns[name].of(value) for name, value in record.items() if value is not None}
+    said = {field: value for field, value in values.items() if value != []}
     known = {"image_id": row["image_id"], "uri": row["uri"]}
     tags = [row["split"]] if row["split"] else []
     firing = {"_cls": "Classifications", "classifications": neurons}

@@ -33,7 +33,7 @@ def write_neuronpedia(subject: Subject, folder: Path) -> Exported:
         _write(place / "explanations", explanations)
         _write(place / "features", [_feature(layer, row) for row in rows])
         _write(place / "activations", list(_activations(subject, layer, rows)))
-    opening = "neuronpedia.np_explanation.Explanation.from_np_db_json, of each line below {}"
+    opening = "neuronpedia.np_explanation.Explanation.from_np_db_json, of each line of {}/*/*/explanations/*.jsonl.gz"
     return Exported("neuronpedia", 0, explained, opening)
 
 

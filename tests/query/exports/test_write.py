@@ -80,6 +80,21 @@ def test_fiftyone_reads_its_samples(folders: dict[str, Path]) -> None:
     assert len(samples) == 40 and {type(sample["neurons"]).__name__ for sample in samples} == {"Classifications"}
 
 
+def test_fiftyone_reads_lists_of_metadata(tmp_path: Path) -> None:
+    importers = pytest.importorskip("fiftyone.utils.data", reason="fiftyone is not installed")
+    index = open_index(tmp_path / "db")
+    images = [(f"{name}.png", Image.new("RGB", (8, 8))) for name in "abc"]
+    index.add_images(images, encoders=["python:fakes:encoder"])
+    told = [{"name": "a.png", "words": []}, {"name": "b.png", "words": ["x", "y"]}, {"name": "c.png", "words": ["y"]}]
+    (tmp_path / "told.jsonl").write_text("\n".join(map(json.dumps, told)))
+    index.add_metadata(tmp_path / "told.jsonl")
+    index.export("fiftyone", tmp_path / "out")
+    with importers.LegacyFiftyOneDatasetImporter(str(tmp_path / "out")) as importer:
+        samples = {Path(sample["uri"]).name: sample for sample in importer}
+    assert (list(samples["b.png"]["words"]), list(samples["c.png"]["words"])) == (["x", "y"], ["y"])
+    assert not samples["a.png"].has_field("words")
+
+
 def test_embedding_atlas_has_places_pictures_and_neighbors(folders: dict[str, Path]) -> None:
     images = pq.read_table(folders["embedding-atlas"] / "images.parquet").to_pylist()
     assert len(images) == 40 and images[0]["picture"]["bytes"][:3] == b"\xff\xd8\xff"
@@ -114,6 +129,28 @@ def test_neuronpedia_has_the_keys_of_its_database(folders: dict[str, Path]) -> N
         "confidence": 0,
     }
     assert len(lines_of(place / "features")) == 7 and lines_of(place / "activations")[6]["values"] == []
+
+
+def test_neuronpedia_takes_neurons_with_their_labels(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client builds a feature from what its service would answer, and would upload the same."""
+    requests = pytest.importorskip("neuronpedia.requests.feature_request", reason="neuronpedia is not installed")
+    place, sent = folders["neuronpedia"] / "planted" / "words", list[str]()
+    kinds = {name: lines_of(place / name) for name in ("features", "explanations", "activations")}
+
+    def answer(client: object, method: str, uri: str, **payload: object) -> dict[str, object]:
+        if method == "POST":
+            sent.append(json.dumps(payload["json"], allow_nan=False))
+            return {}
+        own = {name: [line for line in lines if line["index"] == uri.split("/")[-1]] for name, lines in kinds.items()}
+        return {**own["features"][0], "explanations": own["explanations"], "activations": own["activations"]}
+
+    monkeypatch.setattr(requests.FeatureRequest, "send_request", answer)
+    client = requests.FeatureRequest(api_key="none")
+    features = [client.get("planted", "words", neuron) for neuron in range(7)]
+    assert features[0].explanations[0].text == "striped" and 0 < features[0].density < 1
+    assert features[6].explanations == [] and features[6].activations[0].values == []  # it never fires
+    client.upload_batch("planted", "words", features)
+    assert [one["explanations"][0]["text"] for one in json.loads(sent[0])["features"][:1]] == ["striped"]
 
 
 def test_neuronpedia_reads_its_lines(folders: dict[str, Path]) -> None:
@@ -189,7 +226,7 @@ def samples_of(*records: dict[str, object]) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("values", "taken"),
     [
-        ([["a", "b"], [], None], [["a", "b"], [], None]),
+        ([["a", "b"], [], [None], None], [["a", "b"], None, None, None]),
         ([["a", None], "b"], [["a"], ["b"]]),  # a list in one row is a list in all
         ([[1, 2.5], [3]], [[1.0, 2.5], [3.0]]),
         ([[1, "a"], [True]], [["1", "a"], ["true"]]),
