@@ -70,7 +70,7 @@ def served(db: Path, *options: str) -> Iterator[str]:
         yield address.rstrip("/")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(120)  # a busy machine
         if process.stdout is not None:
             process.stdout.close()
 

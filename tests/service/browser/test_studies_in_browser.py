@@ -123,6 +123,7 @@ def test_chosen_neurons_are_tagged_together(page: Any) -> None:
 def test_axe_finds_nothing_on_any_page(browser: Any, studied: str, width: str, scheme: str) -> None:
     wide, high = WIDTHS[width]
     context = browser.new_context(base_url=studied, color_scheme=scheme, viewport={"width": wide, "height": high})
+    context.set_default_timeout(60_000)  # a busy machine
     page, found = context.new_page(), list[str]()
     pages = STUDIED | {name: link_on(page, *behind) for name, behind in BEHIND.items()}
     for name, address in pages.items():
