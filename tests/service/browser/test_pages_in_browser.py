@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from browsing import WIDTHS, findings, until
+from PIL import Image
 from walked import SERVED
 
 pytestmark = pytest.mark.browser
@@ -73,14 +74,17 @@ def test_a_neuron_stands_once_on_the_page_of_a_word_with_marks_for_the_other_way
     assert rows[0]["ways"][:2] == ["labeled", "near"]
 
 
-def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path) -> None:
+def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path, tmp_path: Path) -> None:
     page.goto("/search")
-    picture = next((served_db.parent / "pictures").glob("*.png"))
+    picture = tmp_path / "wide.png"
+    Image.open(next((served_db.parent / "pictures").glob("*.png"))).resize((320, 160)).save(picture)
     page.get_by_label("By a picture of your own").set_input_files(picture)
     page.locator("#upload").get_by_role("button", name="Search").click()
     page.get_by_role("heading", name="By meaning").wait_for()
     assert page.get_by_role("region", name="By meaning").get_by_role("link").count() > 0
     assert page.get_by_role("region", name="Excites").get_by_role("link").count() > 0
+    shown = page.get_by_alt_text("Your picture").bounding_box()
+    assert abs(shown["width"] - 2 * shown["height"]) < 2, "in its own shape"
 
 
 def test_a_pasted_picture_finds_neurons(page: Any) -> None:
