@@ -141,6 +141,7 @@ def _pictures(run: Run) -> Iterator[Row]:
     from csp_index import NetworkSource, open_index
     from csp_index.service.config import ServiceSettings
     from csp_index.service.live.live_models import LiveModels
+    from csp_index.service.live.shared_models import SharedModels
     from csp_index.service.snapshot import Snapshot
 
     load, place = _QUICK if run.quick else Load(32, 375, 500, "resnet50", 768, 12), run.place("live")
@@ -149,7 +150,7 @@ def _pictures(run: Run) -> Iterator[Row]:
         source = NetworkSource(network, ("layer4",), weights=str(weights))
         index.add_images(images, encoders=[spec], networks=[source])
     os.environ["CSP_INDEX_DEVICE"] = run.device
-    found = LiveModels(Snapshot(str(place / "db")), ServiceSettings())
+    found = LiveModels(Snapshot(str(place / "db")), ServiceSettings(), SharedModels(trust=False))
     picture = Image.open(sorted(images.iterdir())[0]).convert("RGB")
     words = iter(f"a picture of {number}" for number in range(10_000))
     answers: dict[str, tuple[str, Callable[[], Any]]] = {

@@ -205,6 +205,7 @@ def _indexes(run: Run, place: Path, images: Path, encoder: Path, weights: Path, 
     from csp_index import NetworkSource, open_index
     from csp_index.service.config import ServiceSettings
     from csp_index.service.live.live_models import LiveModels
+    from csp_index.service.live.shared_models import SharedModels
     from csp_index.service.snapshot import Snapshot
     from csp_index.store.column_tables import activations_table, embeddings_table
 
@@ -224,7 +225,7 @@ def _indexes(run: Run, place: Path, images: Path, encoder: Path, weights: Path, 
             ]
             stored.append((vectors, np.concatenate(values)))
         os.environ["CSP_INDEX_DEVICE"] = device
-        models = LiveModels(Snapshot(db), ServiceSettings())
+        models = LiveModels(Snapshot(db), ServiceSettings(), SharedModels(trust=False))
         excited = models.excited(picture, 5) or []
         live.append((models.embed_text("a moon"), models.embed_image(picture), [one.neuron for one in excited]))
     del os.environ["CSP_INDEX_DEVICE"]
