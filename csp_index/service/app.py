@@ -96,6 +96,7 @@ def make_app(
         seconds=0.0 if settings.version is not None else settings.follow,
         linger=settings.timeout,
         alone=settings.version is not None,
+        idle=doors.load_ahead,
     )
     app.state.editions = editions
     app.add_middleware(EditionAddresses, editions=editions, answer=refuse)

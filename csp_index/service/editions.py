@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from csp_index.concurrency import go_on
 from csp_index.errors import CspIndexError, NotFoundError, one_line
 from csp_index.lru_cache import LRUCache
 from csp_index.service.warm_up import read_first_page
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _OLD: Final = 2  # earlier versions that are open at once
 _PATIENCE: Final = 30.0  # seconds that a command may go on writing until a version between its steps is shown
+_REST: Final = 5.0  # seconds after the models are loaded, for the requests that waited for them
 _SAID: Final = frozenset({NOTES, RATINGS, "runs"})  # tables of what readers say, which pages show as it is anyway
 _log = logging.getLogger("csp_index.service")
 
@@ -74,16 +76,17 @@ class Editions:
         seconds: float,
         linger: float,
         alone: bool = False,
+        idle: Callable[[], None] = go_on,
     ) -> None:
         """Show `first`, and with `alone` no other; with `seconds` above 0, look that often for a new version.
 
         `make` opens the edition of a version that will be shown, `make_old` that of an earlier one. An edition that is
         shown no more, or that others have replaced among the earlier ones, is closed `linger` seconds later, when its
-        requests have ended.
+        requests have ended. `idle` is called once, some seconds after the models of the first edition are loaded.
         """
         self.shown = first
         self._make, self._make_old, self._seconds, self._linger = make, make_old, seconds, linger
-        self._alone = alone
+        self._alone, self._idle = alone, idle
         self._uri, self._stop = first.snapshot.store.uri, threading.Event()
         self._retired: deque[tuple[float, Edition]] = deque()
         self._old = LRUCache(_OLD, self._retire)
@@ -93,8 +96,8 @@ class Editions:
 
     def start(self) -> None:
         """Begin to look for new versions, and to load what the shown one needs."""
-        threading.Thread(target=self.shown.load, name="warm-up", daemon=True).start()
         self._stop.clear()
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
         if self._seconds:
             threading.Thread(target=self._follow, name="editions", daemon=True).start()
 
@@ -143,6 +146,13 @@ class Editions:
         self.shown = edition
         _log.info('{"edition": %d, "command": "%s"}', record.number, record.command)
         return True
+
+    def _warm_up(self) -> None:
+        first = self.shown
+        first.load()
+        first.engine.wait()
+        if not self._stop.wait(_REST):
+            self._idle()
 
     def _follow(self) -> None:
         while not self._stop.wait(self._seconds):

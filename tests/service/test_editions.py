@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import write_arrays
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from csp_index import open_index
 from csp_index.errors import NotFoundError
 from csp_index.service import ServiceSettings, make_app
+from csp_index.service.agents import doors
 from csp_index.service.editions import Editions
 from csp_index.service.live.live_models import LiveModels
 from csp_index.store.connect import open_store
@@ -244,6 +246,38 @@ def test_the_thread_goes_on_after_an_error_that_none_expected(unwritten, monkeyp
     assert [record.exc_info is not None for record in caplog.records] == [True, False, True]
     for told in ("RuntimeError: odd", "the index cannot be read: gone", "PanicException: lance"):
         assert told in caplog.text
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_may_wait_is_loaded_after_the_models_unless_the_service_ends(unwritten, monkeypatch, closed):
+    done: list[str] = []
+
+    class First:
+        snapshot = editions_of(unwritten).shown.snapshot
+        engine = SimpleNamespace(wait=lambda: done.append("models"))
+
+        def load(self) -> None:
+            done.append("pages")
+
+    monkeypatch.setattr("csp_index.service.editions._REST", 30.0 if closed else 0.0)
+    editions = Editions(First(), First, First, seconds=0, linger=0, idle=lambda: done.append("idle"))
+    if closed:
+        editions._stop.set()
+    editions._warm_up()
+    assert done == ["pages", "models", *([] if closed else ["idle"])]
+
+
+def test_the_service_loads_the_tools_of_language_models_when_it_is_idle(unwritten, monkeypatch):
+    loaded: list[bool] = []
+    monkeypatch.setattr(doors, "load_protocol", lambda: loaded.append(True))
+    editions_of(unwritten)._idle()
+    assert loaded
+
+    def missing() -> None:
+        raise NotFoundError("pip install")
+
+    monkeypatch.setattr(doors, "load_protocol", missing)
+    editions_of(unwritten)._idle()  # an extra that is not installed is no fault
 
 
 def test_a_first_search_says_that_the_encoder_is_loading(db, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from checkout import ROOT
@@ -40,6 +42,24 @@ def test_pages_of_other_sites_call_no_tool(planted: Served) -> None:
 def test_there_is_no_stream_and_no_session(planted: Served, method: str) -> None:
     reply = client_of(planted).request(method, "/mcp", headers=JSON | WITH)
     assert reply.status_code == 405 and reply.headers["allow"] == "POST"
+
+
+def test_clients_that_go_away_leave_nothing_behind(planted: Served) -> None:
+    """There is no session to be ended, so none can be forgotten."""
+    pytest.importorskip("mcp")
+    client = client_of(planted)
+    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": about}
+
+    def left() -> Counter[str]:
+        gc.collect()
+        return Counter(kind for one in gc.get_objects() if "mcp." in (kind := str(type(one))))
+
+    replies = [client.post("/mcp", json=call, headers=JSON | WITH)]
+    before = left()
+    replies += [client.post("/mcp", json=call, headers=JSON | WITH) for _ in range(20)]
+    assert all(reply.status_code == 200 and "mcp-session-id" not in reply.headers for reply in replies)
+    assert all(count < 20 for count in (left() - before).values()), left() - before
 
 
 def test_a_missing_sdk_is_one_line_that_names_the_extra(planted: Served, monkeypatch: pytest.MonkeyPatch, run) -> None:
