@@ -122,6 +122,7 @@ def test_the_report_is_one_page_that_loads_nothing_and_shows_labels_as_text(fold
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_class_names_judge_the_output_neurons_of_a_classifier(folder):
     asked = [folder / "db", "--layer", LAYER, "--truth", folder / "classes.txt", "--method", "semanticlens"]
     run(*asked, "--report", folder / "known", "--json")
@@ -134,6 +135,7 @@ def test_class_names_judge_the_output_neurons_of_a_classifier(folder):
         assert row["value"] == float(row["text"] == names[row["neuron"]])
 
 
+@pytest.mark.slow
 def test_perturbed_and_generated_images_and_a_hierarchy(folder, tmp_path):
     (tmp_path / "h.csv").write_text("child,parent\nred,colour\ngreen,colour\nblue,colour\n")
     more = ["--perturb", "--generator", "python:fakes:painter", "--generated", 3, "--hierarchy", tmp_path / "h.csv"]

@@ -49,6 +49,7 @@ print("read", run("label", "db", "--layer", "m/l", "--neurons", "0", *texts))
 """
 
 
+@pytest.mark.slow
 def test_without_write_permission():
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to other users
         folder = Path(name)
@@ -99,6 +100,7 @@ def test_a_second_writer_is_refused_in_one_line(run, tmp_path):
         assert run("status", tmp_path / "db", "--json").rows[0]["writing"] is True
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_that_nothing_is_lost(tmp_path):
     source = fakes.write_images(tmp_path / "images", 96)
     code = "from csp_index.cli import main; main()"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fakes
 import pytest
+from few import few
 
 from csp_index import EvaluationOptions, Index, NetworkSource, open_index
 from csp_index.evaluation.options import parse_methods
@@ -37,7 +38,7 @@ def _rows(index: Index) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(
     ("method", "variable", "other"),
-    [(SYNTHETIC, "FAKE_SHADER", "other weights"), (EDITED, "CSP_INDEX_PERTURBATION_EDITS", "blur")],
+    few([(SYNTHETIC, "FAKE_SHADER", "other weights"), (EDITED, "CSP_INDEX_PERTURBATION_EDITS", "blur")], 1),
 )
 def test_values_hang_on_what_makes_the_images(made, monkeypatch, method, variable, other):
     first = runs(made, PLAIN, method)

@@ -287,6 +287,7 @@ def diffusion_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_diffusers_pipeline_draws_from_disk(diffusion_directory: Path) -> None:
     made = load_generator(f"diffusers:{diffusion_directory}", device="cpu")
     made._pipeline = partial(made._pipeline, num_inference_steps=4)  # of 50

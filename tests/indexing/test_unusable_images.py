@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fakes
 import pytest
+from few import few
 from fragile_networks import FRAGILE
 from indexed import ENCODER, contents
 from PIL import Image
@@ -66,7 +67,7 @@ def test_a_preprocessing_that_fails_on_every_image_ends_the_pass(images, tmp_pat
     assert open_index(tmp_path / "db").status()["images"] == 0
 
 
-@pytest.mark.parametrize("shard_size", [4, 5, 100])
+@pytest.mark.parametrize("shard_size", few([4, 5, 100], 1))
 def test_on_ray_the_same_images_fail_and_the_shards_are_the_same(images, tmp_path, shard_size, monkeypatch) -> None:
     spoil(images)
     for name in ("local", "ray"):
@@ -100,7 +101,7 @@ def test_all_indexed_images_on_which_a_new_layer_fails_are_named(images, tmp_pat
     }, "nothing of the layer is stored"
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", few(["local", "ray"], 1))
 def test_the_shards_before_an_unusable_image_are_kept_and_the_layer_is_finished_once_it_is_back(
     images, tmp_path, engine, monkeypatch
 ) -> None:

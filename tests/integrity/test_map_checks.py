@@ -10,6 +10,7 @@ from typing import Any
 import fakes
 import pyarrow as pa
 import pytest
+from few import few
 from indexed import ENCODER
 
 from csp_index import NetworkSource, open_index
@@ -48,14 +49,17 @@ def change(db: Path, table: str, edit: Callable[[dict[str, Any]], None]) -> None
 
 @pytest.mark.parametrize(
     ("edit", "told"),
-    [
-        (lambda row: row.update(maps=bytes(len(row["maps"]))), "not those of top images"),
-        (lambda row: row.update(maps=row["maps"][1:]), "maps are not of 8 x 8 bytes"),
-        (lambda row: row.update(scales=row["scales"][1:]), "do not fit together"),
-        (lambda row: row.update(image_ids=[10_000, *row["image_ids"][1:]]), "not those of top images"),
-        (lambda row: row.update(neuron=77), "neurons that net/conv does not have"),
-        (lambda row: row.update(height=9), "they differ in size"),
-    ],
+    few(
+        [
+            (lambda row: row.update(maps=bytes(len(row["maps"]))), "not those of top images"),
+            (lambda row: row.update(maps=row["maps"][1:]), "maps are not of 8 x 8 bytes"),
+            (lambda row: row.update(scales=row["scales"][1:]), "do not fit together"),
+            (lambda row: row.update(image_ids=[10_000, *row["image_ids"][1:]]), "not those of top images"),
+            (lambda row: row.update(neuron=77), "neurons that net/conv does not have"),
+            (lambda row: row.update(height=9), "they differ in size"),
+        ],
+        2,
+    ),
 )
 def test_wrong_maps_are_found_and_dropped(db: Path, edit: Callable[[dict[str, Any]], None], told: str) -> None:
     assert verify(db).sound and verify(db).checked["maps"] == 6 * 9

@@ -43,6 +43,7 @@ def test_a_table_that_is_gone_is_found(uri):
     assert result.findings == [] and any("counted again" in line for line in result.repaired)
 
 
+@pytest.mark.slow
 def test_wrong_values_and_a_lost_head_are_found_and_repaired(uri):
     store = open_index(uri).store
     with store.write_lock():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import damages
 import pytest
 import whole_index
 from damages import all_damages
+from few import few
 from planted import ENCODER
 
 from csp_index import NetworkSource
@@ -55,12 +54,6 @@ WITH_LOSS = {  # what the repair says
     "committed-run lost": "have a row without settings",
 }
 RECOMPUTED = ("data file deleted-embeddings", "values-activations NaN", "table gone-activations@concepts")
-
-
-def few(names: Iterable[str], count: int) -> list[Any]:
-    """Return the names as parameters, of which all but the first are slow."""
-    every = list(names)
-    return [*every[:count], *(pytest.param(name, marks=pytest.mark.slow) for name in every[count:])]
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +136,7 @@ def test_what_has_no_source_is_left_alone_and_named(made, tmp_path, name):
     assert "from a copy" in text
 
 
+@pytest.mark.slow
 def test_a_tagged_version_is_not_forgotten(made, tmp_path):
     db = copied(made[0], tmp_path)
     log = whole_index.opened(db).store.log

@@ -13,6 +13,7 @@ import tiny_models
 import tiny_vlms
 import torch
 import transformers
+from few import few
 from PIL import Image, ImageDraw
 
 from csp_index.errors import ProposerError, SettingError
@@ -150,7 +151,7 @@ def count_pictures(captioner: Captioner) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("kind", ["blip", "blip-2", "git", "vision-encoder-decoder"])
+@pytest.mark.parametrize("kind", few(["blip", "blip-2", "git", "vision-encoder-decoder"], 1))
 def test_real_classes_caption_pictures_from_a_directory(saved: Callable[[str], Path], kind: str) -> None:
     captioner = load(saved(kind), new_tokens=6, batch=3)
     pictures = [picture(colour, shape, shade) for colour in COLOURS for shape in SHAPES for shade in (0, 60)]

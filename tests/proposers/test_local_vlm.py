@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny_vlms
 import torch
+from few import few
 from PIL import Image
 
 from csp_index.errors import ProposerError, SettingError
@@ -90,7 +91,7 @@ def by_neuron(answers: Iterator[Answer]) -> dict[int, Answer]:
     return {answer.neuron.neuron: answer for answer in answers}
 
 
-@pytest.mark.parametrize("family", tiny_vlms.FAMILIES)
+@pytest.mark.parametrize("family", few(tiny_vlms.FAMILIES, 1))
 def test_a_question_gets_the_same_answer_alone_and_in_a_batch(family: str, loaded: Callable[..., LocalModel]) -> None:
     model = loaded(family)
     equal = [question(number, colour, 4, 4) for number, colour in enumerate(COLOURS[:3])]

@@ -69,6 +69,7 @@ def test_a_trained_autoencoder_is_read_and_explains_the_layer(
     assert f"{explained:.1%} of the variance" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_a_whole_one(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,7 +172,8 @@ def test_they_end_with_the_process_that_started_them(doomed: Pair):
     until(lambda: not counters.exists(), "the counters are gone")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGHUP, signal.SIGINT])
 def test_a_process_that_hangs_does_not_keep_the_service(doomed: Pair, sent: int):
     left = doomed.workers
     os.kill(min(left), signal.SIGSTOP)

@@ -12,6 +12,7 @@ import fakes
 import pyarrow as pa
 import pytest
 from buckets import ENCODER, NETWORK, ROWS, SECRET, Bucket, contents
+from few import few
 from moto import settings as moto_settings
 from moto.core.responses import ActionAuthenticatorMixin
 from other_process import run_python
@@ -60,6 +61,7 @@ def test_every_command_takes_a_bucket(bucket, run, tmp_path, monkeypatch):
     assert not any(SECRET.encode() in data for data in bucket.snapshot().values())
 
 
+@pytest.mark.slow
 def test_arrays_and_their_labels_equal_those_of_a_directory(bucket, run, tmp_path):
     paths = fakes.write_arrays(tmp_path)
     texts = ["--text-embeddings", paths["text_embeddings"], "--texts", paths["texts"], "--json"]
@@ -163,7 +165,7 @@ def test_a_missing_index_and_a_foreign_prefix_are_refused_and_left_alone(bucket)
     assert bucket.snapshot() == before
 
 
-@pytest.mark.parametrize("inside", ["", "/", "/a b/ü"])
+@pytest.mark.parametrize("inside", few(["", "/", "/a b/ü"], 1))
 def test_the_root_of_a_bucket_and_odd_names_hold_an_index(bucket, inside):
     uri = f"s3://{bucket.name}{inside}"
     create_store(uri).append("numbers", ROWS)
@@ -280,6 +282,7 @@ def test_a_table_that_did_not_change_is_read_once(bucket):
     assert sorted(reader.read("numbers")["text"].to_pylist()) == ["B", "a", "c"]
 
 
+@pytest.mark.slow
 def test_candidates_of_models_are_kept_without_a_journal(bucket, tmp_path):
     images = fakes.write_images(tmp_path / "images", 12)
     network = NetworkSource("python:fakes:network", ("concepts",), name="net")

@@ -16,6 +16,7 @@ from typing import Any
 import fakes
 import lance
 import pytest
+from few import few
 from hostile_index import overwrite
 from indexed import ENCODER, NETWORK, WORDS
 from odd_files import ODD, in_time
@@ -304,7 +305,7 @@ def test_settings_of_runs_break_no_command(text: str, db: Path, run: Callable[..
             assert "the column settings of the table runs cannot be read as JSON" in got.err
 
 
-@pytest.mark.parametrize("text", [DEEP, "[[1]]", "{", '{"label": NaN}'])
+@pytest.mark.parametrize("text", few([DEEP, "[[1]]", "{", '{"label": NaN}'], 1))
 def test_metadata_breaks_no_command(text: str, db: Path, run: Callable[..., Any]) -> None:
     overwrite(open_index(db).store, schema.IMAGES, metadata=text)
     for command in (*READING, ["label", "--layer", "net/concepts", "--vocabulary", "metadata:label"]):

@@ -10,6 +10,7 @@ from typing import Any
 import families
 import pyarrow as pa
 import pytest
+from few import few
 
 from csp_index import open_index
 from csp_index.integrity.verify import verify
@@ -46,21 +47,24 @@ def setting(column: str, value: object, of: int = 0) -> Callable[[Rows], Rows]:
 
 @pytest.mark.parametrize(
     ("table", "change", "message"),
-    [
-        ("hierarchy_levels", without_first, "neurons are missing, or there more than once"),
-        ("hierarchy_levels", setting("state", "lost"), "states that there are not"),
-        ("hierarchy_levels", setting("level", 77), "levels are no words of the hierarchy"),
-        ("hierarchy_levels", setting("level", None), "levels are missing, or where none can be"),
-        ("hierarchy_levels", setting("level_correlation", 3.0), "correlations are no possible numbers"),
-        ("hierarchy_levels", setting("steps", 0), "steps do not go with states"),
-        ("hierarchy_levels", setting("layer", "other"), "rows are of another layer"),
-        ("hierarchy_words", without_first, "words are missing, or there more than once"),
-        ("hierarchy_words", setting("parents", [99]), "parents of words do not exist"),
-        ("hierarchy_words", setting("parents", [0]), "words are among their own broader words"),
-        ("hierarchies", setting("neurons", 4), "another number of neurons|neurons are missing"),
-        ("hierarchies", setting("keep", None), "what is kept is no share"),
-        ("hierarchies", without_first, "without the row of their hierarchy"),
-    ],
+    few(
+        [
+            ("hierarchy_levels", without_first, "neurons are missing, or there more than once"),
+            ("hierarchy_levels", setting("state", "lost"), "states that there are not"),
+            ("hierarchy_levels", setting("level", 77), "levels are no words of the hierarchy"),
+            ("hierarchy_levels", setting("level", None), "levels are missing, or where none can be"),
+            ("hierarchy_levels", setting("level_correlation", 3.0), "correlations are no possible numbers"),
+            ("hierarchy_levels", setting("steps", 0), "steps do not go with states"),
+            ("hierarchy_levels", setting("layer", "other"), "rows are of another layer"),
+            ("hierarchy_words", without_first, "words are missing, or there more than once"),
+            ("hierarchy_words", setting("parents", [99]), "parents of words do not exist"),
+            ("hierarchy_words", setting("parents", [0]), "words are among their own broader words"),
+            ("hierarchies", setting("neurons", 4), "another number of neurons|neurons are missing"),
+            ("hierarchies", setting("keep", None), "what is kept is no share"),
+            ("hierarchies", without_first, "without the row of their hierarchy"),
+        ],
+        2,
+    ),
 )
 def test_wrong_rows_are_found_and_made_again(
     whole: Path, tmp_path: Path, table: str, change: Callable[[Rows], Rows], message: str

@@ -10,6 +10,7 @@ from typing import Any
 import mapped
 import pyarrow as pa
 import pytest
+from few import few
 
 from csp_index import open_index
 from csp_index.integrity.verify import verify
@@ -51,22 +52,25 @@ def setting(column: str, value: object) -> Callable[[Rows], Rows]:
 
 @pytest.mark.parametrize(
     ("table", "change", "message"),
-    [
-        ("map_places", without_first, "places of neurons are missing, or there more than once"),
-        ("map_places", twice_the_first, "this row is there more than once"),
-        ("map_places", setting("x", 1.5), "x is no possible number"),
-        ("map_places", setting("y", None), "neurons have no place"),
-        ("map_places", setting("cluster", 2), "clusters are not those of its neurons"),
-        ("map_places", setting("central", 7.0), "central is no possible number"),
-        ("map_places", setting("neuron", 99), "neurons do not exist"),
-        ("map_clusters", without_first, "clusters are not those of its neurons"),
-        ("map_clusters", setting("neurons", 8), "clusters are not those of its neurons"),
-        ("map_clusters", setting("share", 2.0), "share is no possible number"),
-        ("layer_maps", setting("neurons", 4), "another number of neurons"),
-        ("layer_maps", setting("trust", float("nan")), "trust is no possible number"),
-        ("layer_maps", setting("explained", [0.5]), "the shares of variance are not two numbers"),
-        ("layer_maps", without_first, "the table layer_maps has no rows of this run"),
-    ],
+    few(
+        [
+            ("map_places", without_first, "places of neurons are missing, or there more than once"),
+            ("map_places", twice_the_first, "this row is there more than once"),
+            ("map_places", setting("x", 1.5), "x is no possible number"),
+            ("map_places", setting("y", None), "neurons have no place"),
+            ("map_places", setting("cluster", 2), "clusters are not those of its neurons"),
+            ("map_places", setting("central", 7.0), "central is no possible number"),
+            ("map_places", setting("neuron", 99), "neurons do not exist"),
+            ("map_clusters", without_first, "clusters are not those of its neurons"),
+            ("map_clusters", setting("neurons", 8), "clusters are not those of its neurons"),
+            ("map_clusters", setting("share", 2.0), "share is no possible number"),
+            ("layer_maps", setting("neurons", 4), "another number of neurons"),
+            ("layer_maps", setting("trust", float("nan")), "trust is no possible number"),
+            ("layer_maps", setting("explained", [0.5]), "the shares of variance are not two numbers"),
+            ("layer_maps", without_first, "the table layer_maps has no rows of this run"),
+        ],
+        2,
+    ),
 )
 def test_wrong_rows_are_found_and_deleted(
     whole: Path, tmp_path: Path, table: str, change: Callable[[Rows], Rows], message: str

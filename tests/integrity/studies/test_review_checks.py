@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from few import few
 from reviewed import LAYER, make_reviewed
 
 from csp_index.records import NeuronKey
@@ -36,19 +37,22 @@ def test_what_readers_wrote_is_whole(index):
 
 @pytest.mark.parametrize(
     ("table", "values", "what"),
-    [
-        (NOTES, {"action": "praise"}, "no actions of a reader"),
-        (NOTES, {"subject": "nobody"}, "no subjects of a note"),
-        (NOTES, {"reader": None}, "1 rows have no reader"),
-        (NOTES, {"run_id": "20200101T000000000000-abc"}, "the run of rows of notes is missing"),
-        (RATINGS, {"verdict": "perhaps"}, "expected yes, no, unsure"),
-        (RATINGS, {"drawn": "at will"}, "expected importance, uniform"),
-        (RATINGS, {"weight": 0.0}, "no finite numbers"),
-        (RATINGS, {"activation": float("nan")}, "no finite numbers"),
-        (RATINGS, {"image_id": 40}, "images of ratings do not exist"),
-        (RATINGS, {"neuron": 6}, "neurons of ratings do not exist"),
-        (RATINGS, {"layer": "gone"}, "neurons of ratings do not exist"),
-    ],
+    few(
+        [
+            (NOTES, {"action": "praise"}, "no actions of a reader"),
+            (NOTES, {"subject": "nobody"}, "no subjects of a note"),
+            (NOTES, {"reader": None}, "1 rows have no reader"),
+            (NOTES, {"run_id": "20200101T000000000000-abc"}, "the run of rows of notes is missing"),
+            (RATINGS, {"verdict": "perhaps"}, "expected yes, no, unsure"),
+            (RATINGS, {"drawn": "at will"}, "expected importance, uniform"),
+            (RATINGS, {"weight": 0.0}, "no finite numbers"),
+            (RATINGS, {"activation": float("nan")}, "no finite numbers"),
+            (RATINGS, {"image_id": 40}, "images of ratings do not exist"),
+            (RATINGS, {"neuron": 6}, "neurons of ratings do not exist"),
+            (RATINGS, {"layer": "gone"}, "neurons of ratings do not exist"),
+        ],
+        2,
+    ),
 )
 def test_rows_that_nobody_wrote_are_found_and_kept(index, table, values, what):
     put(index, table, **values)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from few import few
 
 from csp_index.contrast.selection import Selection
 from csp_index.errors import StoreError
@@ -130,14 +131,17 @@ def damage(index: Index, change: Any) -> None:
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [
-        (lambda rows: rows.slice(0, rows.num_rows - 1), "not those of the label"),
-        (lambda rows: pa.concat_tables([rows, rows.slice(0, 1)]), "missing or doubled"),
-        (
-            lambda rows: rows.set_column(8, "weight", pa.array([float("nan")] * rows.num_rows)),
-            "no finite numbers",
-        ),
-    ],
+    few(
+        [
+            (lambda rows: rows.slice(0, rows.num_rows - 1), "not those of the label"),
+            (lambda rows: pa.concat_tables([rows, rows.slice(0, 1)]), "missing or doubled"),
+            (
+                lambda rows: rows.set_column(8, "weight", pa.array([float("nan")] * rows.num_rows)),
+                "no finite numbers",
+            ),
+        ],
+        1,
+    ),
     ids=["cut", "doubled", "endless"],
 )
 def test_verify_finds_and_repairs_damaged_terms(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from browsing import WIDTHS, findings, until
+from few import few
 from PIL import Image
 from walked import SERVED
 
@@ -148,13 +149,16 @@ def test_the_address_opens_the_panel_as_it_was(page: Any) -> None:
 
 @pytest.mark.parametrize(
     ("state", "line"),
-    [
-        ("gamma=7", "gamma is 7, but a number from 0 to 1 is expected"),
-        ("examples=2.5", "examples is 2.5, but a whole number from 1 to 100 is expected"),
-        ("method=none&gamma=0.5", "method is none, but one of csp, "),
-        ("threshold=%3Cb%3E", "threshold is <b>, but one of "),
-        ("colour=red", "colour is none of method, gamma, examples, contrast, threshold, "),
-    ],
+    few(
+        [
+            ("gamma=7", "gamma is 7, but a number from 0 to 1 is expected"),
+            ("examples=2.5", "examples is 2.5, but a whole number from 1 to 100 is expected"),
+            ("method=none&gamma=0.5", "method is none, but one of csp, "),
+            ("threshold=%3Cb%3E", "threshold is <b>, but one of "),
+            ("colour=red", "colour is none of method, gamma, examples, contrast, threshold, "),
+        ],
+        2,
+    ),
 )
 def test_a_wrong_address_of_the_panel_is_told_and_nothing_is_asked(page: Any, state: str, line: str) -> None:
     asked = list[str]()

@@ -11,6 +11,7 @@ import mapped
 import numpy as np
 import pyarrow as pa
 import pytest
+from few import few
 from matplotlib.figure import Figure
 from starlette.testclient import TestClient
 
@@ -131,14 +132,17 @@ def test_what_does_not_exist_or_fit_is_refused(index: Index) -> None:
 
 @pytest.mark.parametrize(
     ("table", "column", "value", "message"),
-    [
-        ("map_places", "neuron", 10**6, "neurons are there twice, or are none of the layer's"),
-        ("map_places", "neuron", 1, "neurons are there twice"),
-        ("map_places", "cluster", 2**31 - 1, "clusters are not numbered from 0"),
-        ("map_places", "x", float("nan"), "places lie outside the map"),
-        ("layer_maps", "explained", [0.5], "its head is incomplete"),
-        ("layer_maps", "min_dist", None, "its head is incomplete"),
-    ],
+    few(
+        [
+            ("map_places", "neuron", 10**6, "neurons are there twice, or are none of the layer's"),
+            ("map_places", "neuron", 1, "neurons are there twice"),
+            ("map_places", "cluster", 2**31 - 1, "clusters are not numbered from 0"),
+            ("map_places", "x", float("nan"), "places lie outside the map"),
+            ("layer_maps", "explained", [0.5], "its head is incomplete"),
+            ("layer_maps", "min_dist", None, "its head is incomplete"),
+        ],
+        1,
+    ),
 )
 def test_a_damaged_map_is_one_line(index: Index, table: str, column: str, value: object, message: str) -> None:
     """An index may come from a stranger: a number of a cluster decides how much memory its names take."""
