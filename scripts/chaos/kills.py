@@ -90,6 +90,8 @@ def _resumed(command: Callable[..., Any], db: Path, arrays: Path, new: Any) -> s
     again = _in_process(_contents, str(db))
     if _without_runs(again) != _without_runs(new):
         return f"the same command gives another index: {_difference(again, new)}"
+    if unsound := _in_process(_unsound, str(db)):
+        return f"verify says: {unsound}"
     left = _in_process(_left_over, str(db))
     return f"{left} files are left that nothing names" if left else ""
 
@@ -130,6 +132,14 @@ def _contents(db: str, arrays: str = "") -> Any:
                 row.pop(column, None)
         contents[name] = sorted(map(repr, rows))
     return contents
+
+
+def _unsound(db: str) -> str:
+    """Return the first fault that `csp-index verify` sees, or nothing."""
+    from csp_index.integrity.verify import verify
+
+    result = verify(db, full=True)
+    return "" if result.sound else str(result.findings[0])
 
 
 def _left_over(db: str) -> int:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OLD = ROOT / "tests" / "data" / "index_of_2d73c0c.tar.gz"
 WORDS = ["red", "green", "blue", "striped", "circle", "square"]
 LAYER, NEURONS, IMAGES = "m/l", 12, 60
+CONCEPTS = "cnn/concepts"  # of the network of `index_images`
 
 #: Processes start from one that has loaded what takes long, but nothing that must not be forked.
 processes = multiprocessing.get_context("forkserver")
@@ -123,6 +124,27 @@ def candidates(db: str, arrays: str) -> None:
     open_index(db, image_roots=[f"{arrays}/every"]).propose(LAYER, captioner=Namer())
 
 
+def make_maps(db: str, arrays: str) -> None:
+    """Keep where the neurons of a layer without places look."""
+    _of_pictures(db, arrays).make_maps(CONCEPTS)
+
+
+def make_map(db: str, arrays: str) -> None:
+    """Place the neurons of a layer on a map."""
+    _of_pictures(db, arrays).make_map(CONCEPTS, neighbors=5)
+
+
+def label_crops(db: str, arrays: str) -> None:
+    """Label by crops of images."""
+    _of_pictures(db, arrays).label(CONCEPTS, "csp", vocabulary=WORDS, crop=True, examples=5, bootstrap=10)
+
+
+def _of_pictures(db: str, arrays: str) -> Any:
+    from csp_index import open_index
+
+    return open_index(db, image_roots=[f"{arrays}/images"], trust=True)
+
+
 def repair(db: str, arrays: str) -> None:
     """Repair what is damaged."""
     from csp_index.integrity.verify import verify
@@ -185,6 +207,18 @@ def pictured(db: str, arrays: str) -> None:
     open_index(db).import_arrays(f"{arrays}/A.npy", LAYER, **given, shard_size=12)
 
 
+def named(db: str, arrays: str) -> None:
+    """Make an index of pictures whose neurons have labels."""
+    index_images(db, arrays)
+    _of_pictures(db, arrays).label(CONCEPTS, "csp", vocabulary=WORDS, bootstrap=0)
+
+
+def mapped(db: str, arrays: str) -> None:
+    """Make an index of pictures that says where neurons look."""
+    named(db, arrays)
+    make_maps(db, arrays)
+
+
 def damaged(db: str, arrays: str) -> None:
     """Make a labeled index whose marks, statistics and lists of files are wrong; it can be read."""
     _plant(db, arrays, "committed-mark lost", "committed-statistics doubled", "list of files deleted-images")
@@ -224,6 +258,9 @@ COMMANDS: dict[str, tuple[Callable[[str, str], None], Callable[[str, str], None]
     "index": (index_images, nothing),
     "label": (label, imported),
     "label --recompute": (relabel, labelled),
+    "label --crop": (label_crops, mapped),
+    "maps": (make_maps, named),
+    "map": (make_map, named),
     "candidates": (candidates, pictured),
     "evaluate": (evaluate, labelled),
     "optimize": (optimize, labelled),
