@@ -67,7 +67,7 @@ class DerivedRequest:
             )
 
 
-Step = Literal["images of neurons", "all images", "confidence", "rows"]
+Step = Literal["images of neurons", "all images", "confidence", "stored rows"]
 STEPS: tuple[Step, ...] = get_args(Step)
 """The steps of labeling a layer, each of which may take long."""
 

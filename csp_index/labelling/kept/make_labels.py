@@ -142,7 +142,7 @@ def _compute(
                     return labels_of(ranking, summary, run.run_id), rows
 
             labels, rows = either(with_rows)
-            context.step("rows")
+            context.step("stored rows")
             write_labels(store, selection, rows, run.settings_hash)
             context.step(None)
         return labels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from csp_index import __version__
@@ -206,6 +207,17 @@ def blob(text: str) -> Blob:
     return Blob(told, None if kind is None else f"data:{kind};base64,{text}")
 
 
+def coded(message: str) -> Markup:
+    """Return a message as HTML: what stands in backticks as code, all else as text.
+
+    >>> coded("run `csp-index label <DB>` & wait")
+    Markup('run <span class="code">csp-index label &lt;DB&gt;</span> &amp; wait')
+    """
+    parts = (escape(not_turned(part)) for part in re.split("`([^`]+)`", message))
+    code = Markup('<span class="code">{}</span>')
+    return Markup("").join(code.format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
 def veil_data(where: PictureMap, size: tuple[int, int]) -> str:
     """Return a veil over a picture that was sent, of `size`, as an address that has it inside."""
     levels = np.frombuffer(b64decode(where["map"]), np.uint8).reshape(where["height"], where["width"])
@@ -259,6 +271,7 @@ def environment() -> jinja2.Environment:
         took,
         plain,
         blob,
+        coded,
         layer_href,
         neuron_href,
         audit_href,

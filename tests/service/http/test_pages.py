@@ -338,6 +338,11 @@ def test_card_is_a_picture(client: TestClient) -> None:
         assert Image.open(io.BytesIO(reply.content)).size[0] == 1200
 
 
+def test_what_is_to_be_typed_is_code_on_a_page(client: TestClient) -> None:
+    told = client.get("/layers/no/where?at=99999", headers={"accept": "text/html"})
+    assert '<span class="code">csp-index versions</span>' in told.text and "`" not in told.text
+
+
 @pytest.mark.parametrize("address", [f"/neurons/{HERE}/99", "/layers/no/where", "/images/400", "/nowhere"])
 def test_what_is_missing_is_told_on_a_page(client: TestClient, address: str) -> None:
     assert "Not found here" in "".join(page_at(client, address, 404).text)
