@@ -190,6 +190,7 @@ class _Impatient(H11Protocol):
             self.config.idle.pop(self, None)
 
     def _abort(self) -> None:
+        self.connections.discard(self)  # it counts no longer: many may come before the loop says that it is lost
         self.config.idle.pop(self, None)
         self.transport.abort()
 

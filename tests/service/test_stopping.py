@@ -209,15 +209,18 @@ def test_a_thread_that_never_ends_keeps_no_service() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [300])
-def test_many_idle_connections_do_not_keep_others_out(place: tuple[Path, str], count: int) -> None:
+@pytest.mark.parametrize(("count", "at_once"), [(300, False), (250, True)])
+def test_many_idle_connections_do_not_keep_others_out(place: tuple[Path, str], count: int, at_once: bool) -> None:
     folder, _ = place
-    with served(folder, serve_connections="100") as (_, address):
+    with served(folder, serve_connections="100") as (process, address):
         ready(address)
         parts = urlsplit(address)
+        if at_once:
+            process.send_signal(signal.SIGSTOP)
         idle = [socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) for _ in range(count)]
         for connection in idle[::2]:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: local")  # never to be completed
+        process.send_signal(signal.SIGCONT)
         for _ in range(20):
             started = time.monotonic()
             with urllib.request.urlopen(f"{address}healthz", timeout=10) as reply:
