@@ -81,6 +81,7 @@ def test_jpegs_are_reduced_and_nothing_else_changes(photos, tmp_path):
     assert thumbnails == [(128, 111)] * 7
 
 
+@pytest.mark.slow
 def test_threads_processes_ray_and_a_new_layer_read_images_in_one_way(photos, tmp_path, monkeypatch):
     index = add(tmp_path / "db", photos, networks=[LAYER], draft=True)
     index.add_layer("python:fakes:network", "conv", name="net")  # the choice of the index is kept

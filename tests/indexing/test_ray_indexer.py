@@ -256,6 +256,7 @@ def test_the_engine_is_checked_before_anything_is_written(tmp_path, monkeypatch)
     assert not (tmp_path / "db").exists()
 
 
+@pytest.mark.slow
 def test_ray_loads_only_when_it_is_used():
     code = "import sys, csp_index.indexing.ray_indexer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -63,9 +63,10 @@ def test_ipv6_is_served_where_there_is_any():
         pytest.skip("this machine has no IPv6")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "workers"),
-    [(signal.SIGTERM, 1), *(pytest.param(signal.SIGINT, n, marks=pytest.mark.slow) for n in (1, 2))],
+    [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)],
 )
 def test_it_ends_cleanly_and_answers_what_it_was_asked(served_db: Path, sent: int, workers: int):
     patience = {"CSP_INDEX_SQL_SECONDS": "60", "CSP_INDEX_SERVE_GRACE": "60"}  # the machine may be busy

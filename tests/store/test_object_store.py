@@ -125,6 +125,7 @@ def test_a_killed_pass_blocks_until_its_lease_ends_and_is_then_resumed(bucket, r
     assert_equal(bucket.uri, tmp_path / "db")
 
 
+@pytest.mark.slow
 def test_an_interrupted_pass_is_resumed_and_equals_an_undisturbed_one(bucket, tmp_path, monkeypatch):
     images = fakes.write_images(tmp_path / "images", 23)
     network = NetworkSource("python:fakes:network", ("concepts",), name="net")
