@@ -42,7 +42,7 @@ _EVOLUTIONS = """
     )
     SELECT network, layer, neuron, list(label ORDER BY step) AS labels,
         coalesce(arg_max(checkpoint, step) FILTER (WHERE changed), arg_min(checkpoint, step)) AS settled,
-        count(*) FILTER (WHERE changed) AS changes, coalesce(sum(1 - cosine), 0) AS drift,
+        count(*) FILTER (WHERE changed) AS changes, sum(1 - cosine) AS drift,
         arg_max(checkpoint, step) FILTER (WHERE event = 'born') AS born,
         arg_max(checkpoint, step) FILTER (WHERE event = 'died') AS died
     FROM steps GROUP BY network, layer, neuron

@@ -80,6 +80,10 @@ def evolution(
         _say(one, top, as_json)
 
 
+def _drift(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
 def _say(evolution: Evolution, top: int, as_json: bool) -> None:
     """Print one layer: the checkpoints, then the neurons that moved most."""
     neurons = evolution.neurons().sort_by([("drift", "descending"), ("neuron", "ascending")])
@@ -106,7 +110,7 @@ def _say(evolution: Evolution, top: int, as_json: bool) -> None:
         say(
             f"neuron {row['neuron']}",
             path,
-            "; ".join([f"settled at {row['settled']}, drift {row['drift']:.3f}", *happened]),
+            "; ".join([f"settled at {row['settled']}, drift {_drift(row['drift'])}", *happened]),
         )
 
 

@@ -56,17 +56,18 @@ class Evolution(Tabular):
     def neurons(self) -> pa.Table:
         """Return a row per neuron: its labels, when the last one settled, how far its vector moved, birth and death.
 
-        `drift` is the sum of 1 - cosine over consecutive checkpoints; `born` and `died` are the last checkpoints at
-        which that happened, null if it did not.
+        `drift` is the sum of 1 - cosine over consecutive checkpoints, null of a neuron without vectors at two of them;
+        `born` and `died` are the last checkpoints at which that happened, null if it did not.
         """
-        cosines = self._numbers("cosine")
+        moved = 1 - self._numbers("cosine")
+        drift = np.where(np.isfinite(moved).any(0), np.nansum(moved, axis=0), np.nan)
         return pa.table(
             {
                 "neuron": pa.array(range(len(self.labels[0])), pa.int32()),
                 "labels": pa.array(list(map(list, zip(*self.labels, strict=True))), pa.list_(pa.string())),
                 "settled": pa.array([self.checkpoints[step] for step in settled_at(self.labels).tolist()]),
                 "changes": pa.array(label_changes(self.labels).sum(0)),
-                "drift": pa.array(np.nansum(1 - cosines, axis=0)),
+                "drift": pa.array(drift, from_pandas=True),
                 "born": pa.array(self._last("born"), pa.string()),
                 "died": pa.array(self._last("died"), pa.string()),
             }

@@ -43,7 +43,10 @@ class PathRow(TypedDict):
     labels: list[str | None]
     settled: str
     changes: int
-    drift: Annotated[FiniteFloat, Field(description="The sum of 1 - cosine over consecutive checkpoints.")]
+    drift: Annotated[
+        FiniteFloat | None,
+        Field(description="The sum of 1 - cosine over consecutive checkpoints; null without vectors at two of them."),
+    ]
     born: str | None
     died: str | None
 
