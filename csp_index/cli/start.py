@@ -167,7 +167,9 @@ def _models(index: Index, options: dict[str, Any], choices: _Choices) -> tuple[l
     for encoder in encoders:
         choices.add("encoder", encoder, "" if options["encoders"] else "the default; --encoder")
     for network in networks:
-        choices.add("network", network, "" if options["networks"] else "the default; --network")
+        drawn = network.endswith("/none") and not options["weights"]
+        why = "random weights, which have learned nothing" if drawn else ""
+        choices.add("network", network, why if options["networks"] else "the default; --network")
     if any(not spec.startswith("python:") for spec in encoders) and is_alone():
         index.load_encoders(encoders)  # one that is not here is an error before a network is built
     if not layers and not options["saes"]:

@@ -209,5 +209,13 @@ def test_without_a_connection_a_missing_encoder_is_said_before_a_network_is_buil
     assert (said.status, said.err) == (1, f"Error: no {start._ENCODER} here\n")
 
 
+def test_random_weights_are_said(run, no_model, pictures, monkeypatch):
+    monkeypatch.setattr("csp_index.models.hub.is_alone", lambda: True)
+    monkeypatch.setattr("csp_index.models.index_models.load_encoder", missing)
+    told = "random weights, which have learned nothing"
+    assert told in run("start", pictures, "--network", "torchvision:resnet18/none").out
+    assert told not in run("start", pictures, "--network", "python:fakes:network").out
+
+
 def missing(spec, device):
     raise ModelError(f"no {spec} here")
