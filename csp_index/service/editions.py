@@ -19,6 +19,7 @@ from csp_index.errors import CspIndexError, NotFoundError, one_line
 from csp_index.lru_cache import LRUCache
 from csp_index.service.warm_up import read_first_page
 from csp_index.store.connect import open_store
+from csp_index.store.locks import is_held
 from csp_index.store.study_tables import NOTES, RATINGS
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Editions:
         self._retired: deque[tuple[float, Edition]] = deque()
         self._old = LRUCache(_OLD, self._retire)
         self._refused: Record | None = None  # the version that could not be opened
-        self._newest, self._settled_at = first.snapshot.store.commit_fixed, time.monotonic()
+        self._newest, self._since = first.snapshot.store.commit_fixed, time.monotonic()
         self._failure = ""  # of the last look, to log one that lasts only once
 
     def start(self) -> None:
@@ -129,10 +130,10 @@ class Editions:
         edition: Edition = self._old.get((record.number, record.digest), lambda: self._make_old(record))
         return edition
 
-    def look(self) -> bool:
-        """Show the newest version, if it is another than the one shown; return whether it is."""
-        record, shown = open_store(self._uri).commit_seen, self.shown.snapshot.store.commit_fixed
-        if record is None or record == self._refused or _manifests(record) == _manifests(shown):
+    def look(self, newest: Record | None = None) -> bool:
+        """Show the newest version, or the one given, if it is another than the one shown; return whether it is."""
+        record = newest or open_store(self._uri).commit_seen
+        if record is None or not self._is_new(record):
             return False
         try:
             edition = self._make(record)
@@ -147,6 +148,10 @@ class Editions:
         _log.info('{"edition": %d, "command": "%s"}', record.number, record.command)
         return True
 
+    def _is_new(self, record: Record) -> bool:
+        shown = self.shown.snapshot.store.commit_fixed
+        return record != self._refused and _manifests(record) != _manifests(shown)
+
     def _warm_up(self) -> None:
         first = self.shown
         first.load()
@@ -158,21 +163,28 @@ class Editions:
         while not self._stop.wait(self._seconds):
             try:
                 self._forget_retired()
-                if self._settled():
-                    self.look()
+                if (newest := self._settled()) is not None:
+                    self.look(newest)
             except BaseException as exc:  # at the boundary of the thread: a panic of Lance, too, is no Exception
                 self._tell(exc)
             else:
                 self._failure = ""
 
-    def _settled(self) -> bool:
-        """Tell whether the newest version stood at the last look: of those a command writes the last counts."""
-        newest = open_store(self._uri).commit_seen
-        stood, self._newest = newest == self._newest, newest
-        if not stood and time.monotonic() - self._settled_at < _PATIENCE:
-            return False
-        self._settled_at = time.monotonic()
-        return True
+    def _settled(self) -> Record | None:
+        """Return the newest version if it is to be shown now: of those that a command writes, the last one counts.
+
+        So not while a writer is at work, but for one that has been for long.
+        """
+        store = open_store(self._uri)
+        newest, stood = store.commit_seen, store.commit_seen == self._newest
+        self._newest = newest
+        if newest is None or not self._is_new(newest):
+            self._since = time.monotonic()
+            return None
+        if time.monotonic() - self._since < _PATIENCE and (not stood or is_held(store.location)):
+            return None
+        self._since = time.monotonic()
+        return newest
 
     def _tell(self, error: BaseException) -> None:
         """Log why a look failed, unless the one before failed so, too; what none expected with its trace."""

@@ -211,14 +211,17 @@ def test_an_index_made_again_in_its_place_is_another_one(db, tmp_path):
 
 def test_a_version_between_the_steps_of_a_command_is_not_shown(db, client, monkeypatch):
     editions = editions_of(client)
-    assert editions._settled()
+    assert editions._settled() is None, "nothing is new"
     for gamma in (0.25, 0.5):
         open_index(db).label(LAYER, "csp", gamma=gamma)
-        assert not editions._settled(), "it has just come: more may follow"
-    assert editions._settled()
-    monkeypatch.setattr("csp_index.service.editions._PATIENCE", 0.0)
-    open_index(db).label(LAYER, "csp", gamma=0.75)
-    assert editions._settled(), "a command that writes on and on does not hide what there is"
+        assert editions._settled() is None, "it has just come: more may follow"
+    newest = open_store(db).commit_seen
+    with open_store(db).write_lock():
+        assert editions._settled() is None, "a command that computes what it will write"
+        with monkeypatch.context() as patch:
+            patch.setattr("csp_index.service.editions._PATIENCE", 0.0)
+            assert editions._settled() == newest, "one that takes long does not hide what there is"
+    assert editions._settled() == newest
 
 
 def test_the_thread_goes_on_after_an_error_that_none_expected(unwritten, monkeypatch, caplog):
@@ -230,13 +233,12 @@ def test_the_thread_goes_on_after_an_error_that_none_expected(unwritten, monkeyp
     failures = [RuntimeError("odd"), RuntimeError("odd"), OSError("gone"), PanicException("lance")]
     editions, done = editions_of(unwritten), threading.Event()
 
-    def look() -> bool:
+    def settled() -> None:
         if failures:
             raise failures.pop(0)
         done.set()
-        return False
 
-    monkeypatch.setattr(editions, "look", look)
+    monkeypatch.setattr(editions, "_settled", settled)
     monkeypatch.setattr(editions, "_seconds", 0.001)
     thread = threading.Thread(target=editions._follow, daemon=True)
     thread.start()
