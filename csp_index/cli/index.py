@@ -243,8 +243,10 @@ def maps(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> No
     if done.lacking:
         say(f"{done.lacking:,} have none, because their pictures cannot be opened: name their folder by --images")
     for method in outdated:
-        command = f"csp-index label {db} --layer {done.layer} --method {method} --crop"
-        say(f"labels from crops by {method} were made by other maps: {command} makes them anew")
+        say(
+            f"labels from crops by {method} were made by other maps: the command that made them "
+            f"(csp-index label ... --method {method} --crop, with its other options) makes them anew"
+        )
 
 
 COMMANDS = (copy, index, import_, maps, metadata, optimize)

@@ -42,8 +42,8 @@ def test_labels_from_crops_by_other_maps_are_named(tmp_path: Path) -> None:
     given = ["maps", str(tmp_path / "db"), "--layer", "spot/vector", "--trust", "--device", "cpu", "--neurons", "all"]
     said = CliRunner().invoke(cli, given).stdout.splitlines()
     assert said[-1] == (
-        "labels from crops by semanticlens were made by other maps: "
-        f"csp-index label {tmp_path / 'db'} --layer spot/vector --method semanticlens --crop makes them anew"
+        "labels from crops by semanticlens were made by other maps: the command that made them "
+        "(csp-index label ... --method semanticlens --crop, with its other options) makes them anew"
     )
     index.label("spot/vector/0", "semanticlens", crop=True, **how)
     again = CliRunner().invoke(cli, [*given, "--recompute", "--json"])

@@ -251,6 +251,14 @@ def test_live_labels_leave_lost_pictures_whole_as_stored_ones_do(index: Index) -
         live(index)
 
 
+def test_crops_that_no_label_asked_for_belong_to_no_lost_pictures(index: Index) -> None:
+    strongest = index.store.read("neurons", where="neuron = 0 AND layer = 'maps'")["top_activations"][0].as_py()
+    index.label("net/maps/0", "csp", crop=True, floor=strongest[2] - 1e-6, **OPTIONS)
+    index.label("net/maps/1", "csp", crop=True, **OPTIONS)
+    with pytest.raises(LabelError, match=r"crops that this label needs are not stored"):
+        live(index)
+
+
 def turn_maps(index: Index) -> None:
     """Let each neuron look at the place across the picture."""
     target = catalog.layer(index.store, LayerKey("net", "maps"))
@@ -266,7 +274,7 @@ def test_labels_from_other_maps_are_made_again(index: Index) -> None:
 
     whole, first = index.label("net/maps/0", "csp", **OPTIONS), runs()
     turn_maps(index)
-    with pytest.raises(LabelError, match="by maps that have changed since: label the layer"):
+    with pytest.raises(LabelError, match="or when other maps of the layer were stored: label the layer"):
         live(index, run=first[0])
     second = runs()
     assert second == runs() and not set(second) & set(first)
@@ -280,7 +288,7 @@ def test_a_live_label_says_that_its_run_cut_crops_otherwise(index: Index, monkey
     with monkeypatch.context() as earlier:
         earlier.setattr("csp_index.labelling.labels.region_settings", lambda *of: {"version": 1})
         run = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0].run_id
-    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut, or by maps"):
+    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut, or when"):
         live(index, run=run)
     new = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
     assert new.run_id != run

@@ -98,24 +98,26 @@ def outdated_crops(store: Store, target: LayerInfo) -> tuple[str, ...]:
 def cropped_examples(store: Store, selection: Selection) -> np.ndarray:
     """Return of how many activating images of each neuron [M] crops were asked for by stored labels, int64; 0: of none.
 
-    Only labels from crops as they are cut now, by the maps that are stored now, count. What is not stored of those
-    crops belongs to lost pictures.
+    Only labels by the selection's encoder from crops as they are cut now, by the maps that are stored now, count. What
+    is not stored of those crops belongs to lost pictures.
     """
-    current = region_settings(store, selection.target)
+    current, encoder = region_settings(store, selection.target), selection.source.name
     counts = np.zeros(len(selection.neurons), np.int64)
-    asked: dict[str, int] = {}
+    asked: dict[str, tuple[int, float]] = {}
     for run_id, made in _runs_with_crops(store):
         examples = made.get("examples")
-        if made[CROP] == current and isinstance(examples, dict):
-            asked[run_id] = int(examples.get("examples", 0))
+        if made[CROP] == current and made.get("encoder") == encoder and isinstance(examples, dict):
+            asked[run_id] = int(examples.get("examples", 0)), float(examples.get("floor", 0.0))
     if asked:
         runs = ",".join(map(catalog.sql_text, asked))
         where = f"{catalog.layer_filter(selection.target)} AND rank <= 0 AND run_id IN ({runs})"
         rows = store.read(schema.LABELS, ["neuron", "run_id"], where)
         neurons, owners = rows["neuron"].to_numpy(), rows["run_id"].to_numpy(zero_copy_only=False)
-        for run, examples in asked.items():
+        highest = selection.statistics(store)["top_activations"].to_pylist()
+        for run, (most, floor) in asked.items():
+            activating = np.array([sum(value > floor for value in values[:most]) for values in highest], np.int64)
             own = np.isin(selection.neurons, neurons[owners == run])
-            counts[own] = np.maximum(counts[own], examples)
+            counts[own] = np.maximum(counts[own], activating[own])
     return counts
 
 

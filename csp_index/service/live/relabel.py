@@ -149,8 +149,8 @@ class Relabeller:
             )
         if CROP in run_settings and query.crop is not False and self._cut_otherwise(layers, run_settings):
             raise LabelError(
-                f"run {query.run} labeled from crops that an earlier version cut, or by maps that have changed since: "
-                "label the layer by csp-index label --crop again, which cuts them as it would now, or leave out crop"
+                f"run {query.run} labeled from crops that an earlier version cut, or when other maps of the layer were "
+                "stored: label the layer by csp-index label --crop again, or leave out crop"
             )
         of_run = dict(run_settings.get("examples", {})) | dict(run_settings.get("scoring", {}))
         of_run |= {CROP: True} if CROP in run_settings else {}
