@@ -16,7 +16,7 @@ _PACKED = frozenset({".zip", ".7z", ".rar", ".zst"})
 HIDDEN = "hidden (the name starts with a dot)"
 DATABASE = "database of LanceDB (an index?)"
 UNLISTED = "folder that you may not list"  # named behind it, in brackets
-_NAMED = 6  # reasons
+_NAMED, _FOLDERS = 6, 2  # reasons; folders that may not be listed
 
 
 class PassedOver(Counter[str]):
@@ -29,10 +29,15 @@ class PassedOver(Counter[str]):
         passed over 9 files: 8 .txt, 1 unreadable
         >>> print(PassedOver())
         passed over 0 files
+        >>> str(PassedOver({f"{UNLISTED} ({name})": 1 for name in "abcd"})).split(", ", 1)[1]
+        '1 folder that you may not list (b), 2 more such folders'
         """
-        ranked = sorted(self.most_common(), key=lambda counted: not counted[0].startswith(UNLISTED))
-        parts = [f"{count:,} {reason}" for reason, count in ranked[:_NAMED]]
-        rest = sum(count for _, count in ranked[_NAMED:])
+        folders = [one for one in self.most_common() if one[0].startswith(UNLISTED)]
+        files = [one for one in self.most_common() if not one[0].startswith(UNLISTED)]
+        parts = [f"{count:,} {reason}" for reason, count in folders[:_FOLDERS]]
+        parts += [f"{len(folders) - _FOLDERS:,} more such folders"] if len(folders) > _FOLDERS else []
+        parts += [f"{count:,} {reason}" for reason, count in files[:_NAMED]]
+        rest = sum(count for _, count in files[_NAMED:])
         parts += [f"{rest:,} others"] if rest else []
         line = f"passed over {self.total():,} file{'' if self.total() == 1 else 's'}"
         return f"{line}: {', '.join(parts)}" if parts else line

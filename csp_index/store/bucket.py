@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from csp_index.errors import StoreError
@@ -78,9 +78,19 @@ class BucketLocation:
         if self.exists():
             raise StoreError(f"{self.uri} is not a csp_index database and not empty: choose another name in the bucket")
 
-    def prepare(self) -> Callable[[], None] | None:
-        """Note that an index is being made; return what undoes that, None if it was noted before."""
-        return None if self.write(BEGUN, b"") is None else partial(self.remove, BEGUN)
+    def prepare(self) -> Callable[[Callable[[], None]], None] | None:
+        """Note that an index is being made; return what undoes that, None if it was noted before.
+
+        That calls its argument, which forgets the lock, when the note is gone: who takes the lock then writes another.
+        """
+        if self.write(BEGUN, b"") is None:
+            return None
+
+        def undo(forget: Callable[[], None]) -> None:
+            self.remove(BEGUN)
+            forget()
+
+        return undo
 
     def listed(self, folder: str) -> list[str]:
         """Return the names of the objects directly below a prefix, sorted."""

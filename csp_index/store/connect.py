@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from csp_index.errors import StoreError
@@ -119,8 +120,7 @@ def claimed(uri: str | Path) -> Iterator[Store | None]:
         finally:
             if undo is not None:
                 with suppress(StoreError):  # what is left counts as nothing
-                    forget(location)
-                    undo()
+                    undo(partial(forget, location))
 
 
 def check_creatable(uri: str | Path) -> None:

@@ -170,8 +170,11 @@ class LocalLocation:
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise StoreError(f"no permission to create {self.uri}: {nearest} is not a directory you can write")
 
-    def prepare(self) -> Callable[[], None] | None:
-        """Make the directory, and note in it that an index is being made; return what undoes that, None if it was."""
+    def prepare(self) -> Callable[[Callable[[], None]], None] | None:
+        """Make the directory, and note in it that an index is being made; return what undoes that, None if it was.
+
+        That calls its argument, which forgets the lock, when the note is gone: who takes the lock then writes another.
+        """
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -180,8 +183,9 @@ class LocalLocation:
         if self.write(BEGUN, b"") is None:
             return None
 
-        def undo() -> None:
+        def undo(forget: Callable[[], None]) -> None:
             self.remove(BEGUN)
+            forget()
             with suppress(OSError):  # of a folder with something else in it
                 for folder in (self.root / COMMITS, *made):
                     folder.rmdir()

@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Lock:
 _LOCK, _OWNER = ".writer.lock", ".writer.json"
 _LONGEST = 10**9  # seconds of a lease; a longer one is none
 _TRIES = 4
+_WAIT = 1.0  # seconds: who asks whether the lock is free takes it for a moment
 _COARSE = 1.0  # seconds: the resolution of times in object stores
 
 
@@ -91,8 +93,11 @@ def check_free(location: Location) -> None:
     For what prepares long before it writes: a minute of loading models for nothing. `hold` asks again.
     """
     if not isinstance(location, BucketLocation):
-        if is_held(location):
-            raise _taken(location.uri, _owner(location.root))
+        until = time.monotonic() + _WAIT
+        while is_held(location):  # a moment, where somebody notes something or asks what this asks
+            if time.monotonic() > until:
+                raise _taken(location.uri, _owner(location.root))
+            time.sleep(_WAIT / 20)
         return
     record = location.read(_OWNER)
     if record is not None:
@@ -225,7 +230,7 @@ def _kernel_lock(root: Path, uri: str) -> Iterator[Lock]:
         raise StoreError(f"{root / _LOCK} is no regular file, expected the lock of the index: remove it")
     try:
         lock = FileLock(root / _LOCK)
-        lock.acquire(timeout=1)  # `is_held` takes the lock for a moment
+        lock.acquire(timeout=_WAIT)
     except Timeout:
         raise _taken(uri, _owner(root)) from None
     except OSError as exc:

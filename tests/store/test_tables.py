@@ -275,6 +275,23 @@ def test_search_gives_ids_by_cosine_and_honours_the_filter(tmp_path):
     assert alone.tolist() == np.argsort(-cosines[0])[:2].tolist()
 
 
+def test_who_asks_whether_an_index_can_be_written_waits_a_moment(tmp_path):
+    create_store(tmp_path / "db")
+    held, go_on = threading.Event(), threading.Event()
+
+    def writes():
+        with open_store(tmp_path / "db").write_lock():
+            held.set()
+            go_on.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(writes)
+        assert held.wait(10)
+        asked = pool.submit(open_store(tmp_path / "db").check_writable)
+        threading.Timer(0.1, go_on.set).start()
+        asked.result(10)
+
+
 def test_a_second_writer_is_told_who_writes_and_readers_do_not_wait(tmp_path):
     store = create_store(tmp_path)
     store.append("numbers", ROWS)
