@@ -83,14 +83,12 @@ def outdated_crops(store: Store, target: LayerInfo) -> tuple[str, ...]:
 
     By other maps than those that are stored now, or as an earlier version cut them.
     """
-    current, others = region_settings(store, target), set[str]()
-    for run, made in _runs_with_crops(store):
-        if made.get("layer") == str(target.key) and made[CROP] != current:
-            others.add(run)
+    current, runs = region_settings(store, target), _runs_with_crops(store)
+    others = {run for run, made in runs if made.get("layer") == str(target.key) and made[CROP] != current}
     if not others:
         return ()
     rows = store.read(schema.LABELS, ["neuron", "method", "run_id"], f"{catalog.layer_filter(target)} AND rank <= 0")
-    cropped = rows.filter(pc.is_in(rows["run_id"], pa.array(sorted(crop_runs(store)))))
+    cropped = rows.filter(pc.is_in(rows["run_id"], pa.array([run for run, _ in runs])))
     newest = cropped.group_by(["neuron", "method"]).aggregate([("run_id", "max")]).to_pylist()
     return tuple(sorted({row["method"] for row in newest if row["run_id_max"] in others}))
 
