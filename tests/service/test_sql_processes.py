@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +17,9 @@ import pytest
 from sandboxed import children, make_index, runner_over
 
 from csp_index import Index
-from csp_index.errors import BusyError, QueryError, SettingError
+from csp_index.errors import BusyError, QueryError, SettingError, StoreError
 from csp_index.service import sql_sandbox
+from csp_index.service.config import ServiceSettings
 from csp_index.service.sql_sandbox import SqlRunner
 
 
@@ -28,21 +28,29 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return make_index(tmp_path_factory.mktemp("indexed"))
 
 
-@pytest.fixture(scope="module")
-def runner(index: Index) -> Iterator[SqlRunner]:
-    made = runner_over(index, sql_rows=1000, sql_bytes=2**16)
-    yield made
+def test_no_process_is_left_once_it_is_closed(index):
+    before = set(children())  # other runners' processes, which wait or end by themselves
+    made = runner_over(index)
+    made.prepare()
+    made.prepare()
+    assert len(set(children()) - before) == 1  # the one that waits
     made.close()
+    assert set(children()) <= before
+    made.prepare()
+    assert set(children()) <= before
 
 
-def test_no_process_is_left_once_it_is_closed(runner):
-    runner.prepare()
-    runner.prepare()
-    assert len(children()) == 1  # the one that waits
-    runner.close()
-    assert children() == []
-    runner.prepare()
-    assert children() == []
+def test_an_index_that_moved_is_told(index):
+    before = set(children())
+    gone = SqlRunner(Path(index.uri).parent / "nothing here", index.store.versions(), ServiceSettings())
+    with pytest.raises(StoreError, match="no index at the index") as caught:
+        gone.run("SELECT 1")
+    assert str(Path(index.uri).parent) not in str(caught.value)
+    unknown = SqlRunner(index.uri, index.store.versions() | {"labels": 999}, ServiceSettings())
+    with pytest.raises(StoreError, match="labels of the index cannot be opened at version 999") as caught:
+        unknown.run("SELECT 1")
+    assert "secret" not in str(caught.value)
+    assert set(children()) <= before
 
 
 def test_a_process_gets_no_secrets(monkeypatch):
