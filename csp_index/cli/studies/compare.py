@@ -61,7 +61,7 @@ def compare(db: str, first: str, second: str, top: int, as_json: bool, **options
         for row in pairs.slice(0, top).to_pylist():
             own = f"{comparison.first}/{row['neuron']}", f"{comparison.second}/{row['other_neuron']}"
             texts = (row["label"] or "no label", row["other_label"] or "no label")
-            say(f"{row['score']:.3f}", *own, *texts, *([] if row["matched"] else ["[within the null]"]))
+            say(f"{row['score']:.3f}", *own, *texts, *([] if row["matched"] else ["[within chance]"]))
     for layer, concepts in ((first, comparison.own_concepts()), (second, comparison.own_concepts(second=True))):
         say(f"only {layer} holds: {_listed(concepts)}")
 

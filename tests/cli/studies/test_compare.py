@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from compared import NEURONS, make_compared
+from compared import NEURONS, make_compared, scenes, with_layers
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,14 @@ def test_it_says_how_many_match_and_beside_it_the_nulls(db: str, run) -> None:
     assert lines[2].startswith("11 pairs by concept vectors (100.0%) of 11 and 11") and "other images 0." in lines[2]
     assert lines[3].startswith("1.000\ta/l/") and len(lines) == 2 + 2 * 4 + 2
     assert lines[-1] == "only permuted/l holds: no concept"
+
+
+def test_a_pair_below_a_null_is_within_chance_in_the_words_of_the_pages(tmp_path: Path, run) -> None:
+    db = with_layers(tmp_path, a=scenes()[1], unrelated=scenes(seed=1)[1]).uri
+    rows = run("compare", db, "a/l", "unrelated/l", "--json").rows[1:]
+    said = run("compare", db, "a/l", "unrelated/l", "--top", NEURONS).out.splitlines()
+    chance = [row for row in rows if row["score"] is not None and not row["matched"]]
+    assert chance and sum(line.endswith("\t[within chance]") for line in said) == len(chance)
 
 
 def test_for_machines_the_first_line_is_the_comparison_and_each_further_one_a_neuron(db: str, run) -> None:
