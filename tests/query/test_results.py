@@ -46,6 +46,20 @@ def test_results_convert() -> None:
     assert "<script>" not in run_sql({}, "SELECT '<script>' AS \"<script>\"")._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("start", "cell"),
+    [
+        (b"\x89PNG\r\n\x1a\n", '<img src="data:image/png;base64,iVBORw0KGgo=" alt="PNG, 8 bytes">'),
+        (b"GIF89a", '<img src="data:image/gif;base64,R0lGODlh" alt="GIF, 6 bytes">'),
+        (b"RIFF\0\0\0\0WEBP", '<img src="data:image/webp;base64,UklGRgAAAABXRUJQ" alt="WEBP, 12 bytes">'),
+        (b"II*\0", "&lt;TIFF, 4 bytes&gt;"),  # no browser shows it
+        (b"\x89PNG is a text", "&lt;14 bytes&gt;"),
+    ],
+)
+def test_a_notebook_shows_the_pictures_that_browsers_show(start: bytes, cell: str) -> None:
+    assert f"<td>{cell}</td>" in SqlResult(pa.table({"thumbnail": [start]}))._repr_html_()
+
+
 def test_json_is_valid_whatever_the_types(tmp_path: Path) -> None:
     write_result(_mixed(), "json", tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text(), parse_constant=pytest.fail)

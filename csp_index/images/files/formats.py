@@ -33,6 +33,9 @@ _EXTRAS = {DICOM: "dicom", HEIF: "heif", _AVIF: "heif"}  # the last brings a Pil
 # any size.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"} | {"BLP", "ICNS", "IPTC"})
 
+MEDIA_TYPES = {kind: f"image/{kind.lower()}" for kind in ("JPEG", "PNG", "GIF", "WEBP", _AVIF)}
+"""The media types of the kinds that every browser shows."""
+
 _SIGNS = (
     ("JPEG", rb"\xff\xd8\xff"),
     ("PNG", rb"\x89PNG\r\n\x1a\n"),

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse
 from csp_index import __version__
 from csp_index.contrast.kinds import CONTRAST_KINDS
 from csp_index.evaluation.report.rendering import CompiledOnce
-from csp_index.images.files.formats import HEAD, kind_of
+from csp_index.images.files.formats import HEAD, MEDIA_TYPES, kind_of
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.labelling.vocabularies import in_prose
@@ -56,7 +56,6 @@ from csp_index.service.live.queries import CANDIDATES, LETTERS
 
 DASH: Final = "\N{EN DASH}"
 _LETTERS: Final = 4_000  # of a value of the metadata that a page shows; its JSON twin has all
-_PICTURES: Final = {"JPEG": "image/jpeg", "PNG": "image/png"}  # those of thumbnails
 _PICTURE_LETTERS: Final = 2**20  # in base64, of a picture in an answer of SQL that a page shows
 STABLE: Final = "stable in"  # what `assurance.stability` begins with
 _LIMITS: Final = {"most_examples": MOST_EXAMPLES, "most_candidates": CANDIDATES, "most_letters": LETTERS}
@@ -202,7 +201,7 @@ def blob(text: str) -> Blob:
     (Blob(told='3 bytes', address=None), Blob(told='JPEG, 4 bytes', address='data:image/jpeg;base64,/9j/4A=='))
     """
     head = b64decode(text[: 4 * HEAD])
-    kind = _PICTURES.get(kind_of(head) or "") if len(text) <= _PICTURE_LETTERS else None
+    kind = MEDIA_TYPES.get(kind_of(head) or "") if len(text) <= _PICTURE_LETTERS else None
     told = bytes_told(head, len(text) // 4 * 3 - text[-2:].count("="))
     return Blob(told, None if kind is None else f"data:{kind};base64,{text}")
 
