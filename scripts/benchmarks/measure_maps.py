@@ -1,5 +1,7 @@
 """What activation maps cost: their share of a pass's CPU seconds, and bytes of a kept map, with a ResNet-50 on noise.
 
+Maps that are noise themselves, of which no content takes more, stand beside those of the network.
+
     python scripts/benchmarks/measure_maps.py OUT --images 512
 
 Every function that makes maps is timed by the seconds of its own thread, so other processes of the machine do not
@@ -18,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from csp_index import Encoder, NetworkSource, open_index
 from csp_index.indexing import indexer
 from csp_index.indexing.map_watch import TopWatch
+from csp_index.models.layers.coarse_maps import as_levels
 from csp_index.store import column_tables
+from csp_index.store.values.activation_maps import Frame, MapPairs, packed
 
 LAYERS = ("layer3", "layer4")
+NOISY, KEPT, AMONG = 1024, 30, 50_000  # neurons with maps of noise, maps of each, images that these are of
 
 
 class Nothing:
@@ -65,6 +71,23 @@ class Clock:
         setattr(owner, name, counted)
 
 
+def noise(side: int) -> pa.Table:
+    """Return rows of maps [side, side] whose places are drawn evenly between 0 and the largest."""
+    rng = np.random.default_rng(0)
+    count = NOISY * KEPT
+    images = np.concatenate([rng.choice(AMONG, KEPT, replace=False) for _ in range(NOISY)])
+    maps = torch.from_numpy(rng.random((count, side, side), np.float32) * rng.random((count, 1, 1), np.float32))
+    levels, scales = as_levels(maps)
+    pairs = MapPairs(np.repeat(np.arange(NOISY), KEPT), images, scales.numpy(), levels.numpy())
+    return packed(Frame(side, side, 1.0), pairs, np.arange(NOISY), 0, AMONG)
+
+
+def bytes_of(folder: Path, table: str) -> int:
+    """Return the bytes of the newest file of a table."""
+    files = (folder / f"{table}.lance" / "data").iterdir()
+    return max(files, key=lambda file: file.stat().st_mtime).stat().st_size
+
+
 def main() -> None:
     """Print one JSON object."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,9 +113,14 @@ def main() -> None:
     for layer in LAYERS:
         table = column_tables.maps_table(f"resnet50/{layer}")
         pairs = len(index.store.read(table, ["image_ids"])["image_ids"].combine_chunks().flatten())
-        files = (told.out / "maps.db" / f"{table}.lance" / "data").iterdir()
-        newest = max(files, key=lambda file: file.stat().st_mtime)
-        result[layer] = {"maps": pairs, "bytes_a_map": newest.stat().st_size / pairs}
+        result[layer] = {"maps": pairs, "bytes_a_map": bytes_of(told.out / "maps.db", table) / pairs}
+    for side in (7, 14):
+        table = column_tables.maps_table(f"noise/{side}")
+        index.store.append(table, noise(side))
+        result[f"noise {side} x {side}"] = {
+            "maps": NOISY * KEPT,
+            "bytes_a_map": bytes_of(told.out / "maps.db", table) / (NOISY * KEPT),
+        }
     print(json.dumps(result))
 
 

@@ -60,7 +60,7 @@ def check_maps(index: Index) -> None:
             assert whole is not None
             fires = whole[0].clamp(min=0).numpy()
             assert scale == pytest.approx(fires.max(), rel=1e-5)
-            assert np.abs(levels / 255 * scale - fires).max() <= scale / 509 if scale else not levels.any()
+            assert np.abs(levels / 255 * scale - fires).max() <= scale / 254 if scale else not levels.any()
             assert not scale or levels[tuple(peak)] == 255
 
 
