@@ -227,7 +227,7 @@ def maps(db: str, layer: str, neurons: str, as_json: bool, **options: Any) -> No
     csp-index maps birds.db --layer resnet50/fc --neurons 0-9
     """
     from csp_index.index import open_index
-    from csp_index.labelling.kept.read_labels import outdated_crops
+    from csp_index.labelling.kept.crop_labels import outdated_crops
     from csp_index.records import LayerKey
     from csp_index.store import catalog
     from csp_index.store.addresses import parse_neurons

@@ -22,7 +22,7 @@ from csp_index.contrast.examples import Examples
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError, SourceError
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.kept.read_labels import cropped_examples
+from csp_index.labelling.kept.crop_labels import cropped_examples
 from csp_index.store import schema
 from csp_index.store.tables import Store
 from csp_index.store.values.activation_maps import read_maps

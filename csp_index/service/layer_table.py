@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.errors import NotFoundError
-from csp_index.labelling.kept.read_labels import crop_runs
+from csp_index.labelling.kept.crop_labels import crop_runs
 from csp_index.labelling.label_rule import read_rule
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
 from csp_index.labelling.probabilities.stored import read_probabilities
