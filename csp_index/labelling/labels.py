@@ -1,6 +1,7 @@
 """Labels of neurons: read from the store where an earlier run stored them, else computed and stored.
 
 A label is stored under the hash of everything it depends on: the same request reads it, a different one never does.
+One from crops depends on the neuron's maps, too: behind its hash stands their digest (`kept/crop_labels.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.crops.regions import region_settings
+from csp_index.contrast.crops.regions import REGION_SETTINGS
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.kept.read_labels import read_labels
 from csp_index.labelling.methods import CROP
@@ -45,7 +46,10 @@ def label_neurons(
     described = _describe(store, selection, request, candidates_key)
     if context.depends is not None and request.info.needs_contrast:
         described |= context.depends(request.examples)
-    labels = {} if recompute else read_labels(store, selection, settings_hash(described), request.top)
+    hashed = settings_hash(described)
+    labels = {} if recompute else read_labels(store, selection, hashed, request.top, crop=request.crop)
+    if "neurons" in described and len(labels) < len(selection.neurons):
+        labels = {}  # each depends on the others of the run
     missing = selection.without(labels)
     if len(missing.neurons):
         from csp_index.labelling.kept.make_labels import make_labels  # torch: labels that are read do not wait for it
@@ -79,5 +83,5 @@ def _describe(store: Store, selection: Selection, request: LabelRequest, candida
     if info.needs_contrast is False:
         described["examples"] = {"examples": request.examples.examples, "floor": request.examples.floor}
     if request.crop:
-        described[CROP] = region_settings(store, selection.target)
+        described[CROP] = REGION_SETTINGS
     return described

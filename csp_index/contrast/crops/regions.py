@@ -6,23 +6,13 @@ from typing import Final
 
 import numpy as np
 
-from csp_index.store.catalog import LayerInfo
-from csp_index.store.tables import Store
-from csp_index.store.values.activation_maps import maps_digest
-
 SHARE: Final = 0.2  # of a map's peak: what is less is not in the region
 LEAST: Final = 0.25  # of the picture's short side: the least side of a region
 MARGIN: Final = 0.1  # of the region's longer side, added on each side
 _VERSION: Final = 2  # of the formula, of partners, too: another one gives other labels from crops
 
-
-def region_settings(store: Store, target: LayerInfo) -> dict[str, object]:
-    """Return all that the regions of a layer depend on beside pictures; labels from crops are stored under it.
-
-    `maps` is a digest of the layer's maps as they are stored now, None without any.
-    """
-    formula = {"version": _VERSION, "share": SHARE, "least": LEAST, "margin": MARGIN}
-    return formula | {"maps": maps_digest(store, target)}
+REGION_SETTINGS: Final = {"version": _VERSION, "share": SHARE, "least": LEAST, "margin": MARGIN}
+"""All that regions depend on beside pictures and maps; labels from crops are stored under it."""
 
 
 def region_boxes(maps: np.ndarray, parts: np.ndarray, sizes: np.ndarray) -> np.ndarray:

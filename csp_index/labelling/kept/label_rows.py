@@ -6,7 +6,7 @@ complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from csp_index.contrast.selection import Selection
 from csp_index.labelling.confidence import Confidence
+from csp_index.labelling.kept.crop_labels import crop_key, stored_under
 from csp_index.labelling.label_values import ExampleSummary, Ranking, label_notes, stored_pairs
 from csp_index.labelling.linear.label_terms import term_rows
 from csp_index.labelling.probabilities.stored import probability_rows
@@ -35,9 +36,16 @@ class LabelRows:
     images: int
 
 
-def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str) -> LabelRows:
-    """Return the rows of the labels of a ranking, made by a run under its settings hash."""
-    rows = _label_rows(ranking, label_notes(ranking, summary), run_id, hashed)
+def rows_of(
+    ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str, maps: Mapping[int, str] | None = None
+) -> LabelRows:
+    """Return the rows of the labels of a ranking, made by a run under its settings hash.
+
+    `maps` are the digests of the neurons' maps, for labels from crops.
+    """
+    neurons = ranking.selection.neurons.tolist()
+    keys = [hashed if maps is None else crop_key(hashed, maps.get(neuron, "")) for neuron in neurons]
+    rows = _label_rows(ranking, label_notes(ranking, summary), run_id, keys)
     sums = dict(zip(map(ranking.selection.key, ranking.selection.neurons.tolist()), ranking.sums or (), strict=False))
     terms = term_rows(
         {key: label for key, label in sums.items() if label is not None}, run_id, hashed, ranking.request.method
@@ -50,8 +58,11 @@ def rows_of(ranking: Ranking, summary: ExampleSummary, run_id: str, hashed: str)
     return LabelRows(rows, terms, probable, _example_rows(ranking, run_id), ranking.vectors, ranking.examples.images)
 
 
-def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str) -> pa.Table:
-    """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others."""
+def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, keys: Sequence[str]) -> pa.Table:
+    """Return the rows of the `labels` table: the best candidates of labelled neurons, one bare row for the others.
+
+    `keys` [M] is what the labels of each neuron are stored under.
+    """
     selection, states, texts = ranking.selection, ranking.states, ranking.texts
     counts = np.where(states == "labelled", ranking.counts, 1)
     owner = np.repeat(np.arange(len(states)), counts)
@@ -64,7 +75,7 @@ def _label_rows(ranking: Ranking, notes: Sequence[str], run_id: str, hashed: str
     size = len(owner)
     columns = {
         "run_id": pa.array([run_id] * size),
-        "settings_hash": pa.array([hashed] * size),
+        "settings_hash": pa.array(keys).take(pa.array(owner)),
         "model": pa.array([selection.target.key.model] * size),
         "layer": pa.array([selection.target.key.layer] * size),
         "neuron": pa.array(selection.neurons[owner].astype(np.int32)),
@@ -133,11 +144,15 @@ def _example_rows(ranking: Ranking, run_id: str) -> pa.Table:
     return pa.table(columns, schema=schema.table_schema(schema.EXAMPLES))
 
 
-def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: str) -> None:
-    """Store labels, their examples and concept vectors; label rows come last, so one that can be read is whole."""
+def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: str, *, crop: bool = False) -> None:
+    """Store labels, their examples and concept vectors; label rows come last, so one that can be read is whole.
+
+    Labels from crops replace those that were cut by other maps.
+    """
     names = ",".join(map(str, selection.neurons.tolist()))
     same = f"settings_hash = {catalog.sql_text(hashed)} AND neuron IN ({names})"
-    _delete_orphans(store, selection, same, names)
+    replaced = f"{stored_under(hashed, crop=crop)} AND neuron IN ({names})"
+    _delete_orphans(store, selection, replaced, names)
     store.append(schema.EXAMPLES, rows.examples)
     if rows.vectors is not None:
         table = column_tables.concepts_table(selection.source.name)
@@ -145,6 +160,7 @@ def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: st
         first = rows.labels.filter(pc.less_equal(rows.labels["rank"], 0))
         values = pa.FixedSizeListArray.from_arrays(pa.array(rows.vectors.reshape(-1).numpy()), selection.source.width)
         columns = [first[name] for name in ("run_id", "settings_hash", "model", "layer", "neuron", "method")]
+        columns[1] = pa.array([hashed] * first.num_rows)  # one for the whole layer, also where maps are in the labels'
         columns.append(pa.array([rows.images] * first.num_rows, pa.int64()))
         store.append(table, pa.table([*columns, values], schema=column_tables.concepts_schema(selection.source.width)))
     store.delete(schema.LABEL_TERMS, same)
@@ -153,7 +169,7 @@ def write_labels(store: Store, selection: Selection, rows: LabelRows, hashed: st
     store.delete(schema.LABEL_PROBABILITIES, same)
     if rows.probabilities is not None and rows.probabilities.num_rows:
         store.append(schema.LABEL_PROBABILITIES, rows.probabilities)
-    store.delete(schema.LABELS, same)
+    store.delete(schema.LABELS, replaced)
     store.append(schema.LABELS, rows.labels)
 
 

@@ -28,6 +28,7 @@ from csp_index.labelling.request import LabelRequest
 from csp_index.records import Label
 from csp_index.store.runs import record_run, settings_hash
 from csp_index.store.tables import Store
+from csp_index.store.values.activation_maps import maps_digests
 from csp_index.tensors import library
 from csp_index.tensors.library import torch
 from csp_index.tensors.torch_threads import threads_for
@@ -60,7 +61,9 @@ def make_labels(
     described, missing = dict(described), selection
     if context.plan is not None and context.plan.approximate:  # its labels may differ, so they have their own hash
         described["contrast_by"] = context.plan.through
-        labels = {} if recompute else read_labels(store, selection, settings_hash(described), request.top)
+        labels = (
+            {} if recompute else read_labels(store, selection, settings_hash(described), request.top, crop=request.crop)
+        )
         missing = selection.without(labels)
     if len(missing.neurons):
         computed = _compute(store, missing, request, candidates, described, keep, context, either)
@@ -138,12 +141,15 @@ def _compute(
                 ranking = ranked(pipeline)
                 with _without_collector():
                     summary = pipeline.summary(ranking)
-                    rows = rows_of(ranking, summary, run.run_id, run.settings_hash)
+                    digests = (
+                        maps_digests(store, selection.target, selection.neurons.tolist()) if request.crop else None
+                    )
+                    rows = rows_of(ranking, summary, run.run_id, run.settings_hash, digests)
                     return labels_of(ranking, summary, run.run_id), rows
 
             labels, rows = either(with_rows)
             context.step("stored rows")
-            write_labels(store, selection, rows, run.settings_hash)
+            write_labels(store, selection, rows, run.settings_hash, crop=request.crop)
             context.step(None)
         return labels
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from csp_index.contrast.selection import Selection
 from csp_index.errors import LabelError
-from csp_index.labelling.kept.crop_labels import crop_runs
+from csp_index.labelling.kept.crop_labels import by_stored_maps, crop_runs, stored_under
 from csp_index.labelling.label_rule import LabelRule, read_rule
 from csp_index.labelling.linear.label_terms import TermKey, read_terms
 from csp_index.labelling.nulls.ranks import read_ranks, with_rank
@@ -26,12 +26,17 @@ _SCORE = ("text", "score", "score_low", "score_high", "confidence")
 _PAIR = tuple(field.name for field in fields(ExamplePair))
 
 
-def read_labels(store: Store, selection: Selection, hashed: str, top: int) -> dict[int, Label]:
-    """Return the labels stored under a settings hash, by neuron, with `top` candidates; those without are left out."""
-    where = f"settings_hash = {catalog.sql_text(hashed)} AND {catalog.layer_filter(selection.target)}"
+def read_labels(store: Store, selection: Selection, hashed: str, top: int, *, crop: bool = False) -> dict[int, Label]:
+    """Return the labels stored under a settings hash, by neuron, with `top` candidates; those without are left out.
+
+    Those from crops that were cut by other maps of the neuron than are stored now are left out, too.
+    """
+    where = f"{stored_under(hashed, crop=crop)} AND {catalog.layer_filter(selection.target)}"
     if len(selection.neurons) < selection.target.neurons:
         where += f" AND neuron IN ({','.join(map(str, selection.neurons.tolist()))})"
     label_rows = store.read(schema.LABELS, where=where)
+    if crop:
+        label_rows = by_stored_maps(store, selection.target, label_rows)
     if label_rows.num_rows == 0:
         return {}
     runs = ",".join(catalog.sql_text(run) for run in label_rows["run_id"].unique().to_pylist())

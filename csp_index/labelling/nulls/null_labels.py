@@ -77,7 +77,7 @@ def ranked_labels(
     ranked = [with_rank(*pair) for pair in zip(labels, null_ranks(labels, of_null, null), strict=True)]
     if keep:
         method = of_null[0].method
-        rows = store.read(schema.LABELS, ["run_id", "settings_hash"], catalog.layer_filter(selection.target))
+        rows = store.read(schema.RUNS, ["run_id", "settings_hash"])
         hashes = dict(zip(rows["run_id"].to_pylist(), rows["settings_hash"].to_pylist(), strict=True))
         described = {"layer": str(own), "null": null, "method": method}
         with store.write_lock(), record_run(store, "null", described, {}):

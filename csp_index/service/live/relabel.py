@@ -18,12 +18,13 @@ import torch
 
 from csp_index.concurrency import go_on
 from csp_index.contrast.context import ComputeContext
-from csp_index.contrast.crops.regions import region_settings
+from csp_index.contrast.crops.regions import REGION_SETTINGS
 from csp_index.contrast.embeddings import give_back
 from csp_index.contrast.selection import Selection
 from csp_index.errors import BusyError, LabelError, SettingError, StoppedError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.labelling.cost import check_cost
+from csp_index.labelling.kept.crop_labels import is_outdated
 from csp_index.labelling.label_rule import preferred_method
 from csp_index.labelling.label_values import labels_of
 from csp_index.labelling.methods import CROP
@@ -147,10 +148,10 @@ class Relabeller:
             raise SettingError(
                 f"run {query.run} labelled by {run_settings['method']}, not by {method}: leave one of them out"
             )
-        if CROP in run_settings and query.crop is not False and self._cut_otherwise(layers, run_settings):
+        if CROP in run_settings and query.crop is not False and self._cut_otherwise(query, layers, run_settings):
             raise LabelError(
-                f"run {query.run} labeled from crops that an earlier version cut, or when other maps of the layer were "
-                "stored: label the layer by csp-index label --crop again, or leave out crop"
+                f"run {query.run} labeled from crops that an earlier version cut, or when other maps of the neurons "
+                "were stored: label them by csp-index label --crop again, or leave out crop"
             )
         of_run = dict(run_settings.get("examples", {})) | dict(run_settings.get("scoring", {}))
         of_run |= {CROP: True} if CROP in run_settings else {}
@@ -159,10 +160,15 @@ class Relabeller:
             raise LabelError("contrast synthetic needs an image generator: ask for it by `csp-index label`")
         return request
 
-    def _cut_otherwise(self, layers: Mapping[LayerKey, LayerInfo], run_settings: Mapping[str, Any]) -> bool:
-        """Return whether the crops of a run are not those that would be cut now of its layer, if that is asked for."""
+    def _cut_otherwise(
+        self, query: LabelQuery, layers: Mapping[LayerKey, LayerInfo], run_settings: Mapping[str, Any]
+    ) -> bool:
+        """Return whether the crops of a query's run are not those that would be cut now of neurons it asks for."""
         own = next((info for key, info in layers.items() if str(key) == run_settings.get("layer")), None)
-        return own is not None and run_settings[CROP] != region_settings(self._pipeline.store, own)
+        if own is None or query.run is None:
+            return False
+        numbers = [neuron.neuron for neuron in query.neurons if neuron.layer_key == own.key]
+        return run_settings[CROP] != REGION_SETTINGS or is_outdated(self._pipeline.store, own, query.run, numbers)
 
     def _label(
         self, pipeline: Pipeline, selection: Selection, request: LabelRequest, texts: CandidateTexts

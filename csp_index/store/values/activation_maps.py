@@ -10,7 +10,7 @@ that its network makes on demand by the gradient times the input are kept in the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -213,24 +213,20 @@ def map_blocks(store: Store, target: LayerInfo) -> Iterator[tuple[np.ndarray, Fr
         yield numbers, *unpacked(target, store.read(table, where=where))
 
 
-def maps_digest(store: Store, target: LayerInfo) -> str | None:
-    """Return a digest of where all stored maps of a layer look, however their rows lie; None without any.
+def maps_digests(store: Store, target: LayerInfo, neurons: Sequence[int]) -> dict[int, str]:
+    """Return a digest of where the stored maps of each neuron look, by number; those without maps are left out.
 
     Scales are not in it: those of maps made again on another device may differ in their last digits. StoreError for
     damaged rows.
     """
-    if not has_maps(store, target):
-        return None
-
-    def read() -> str:
-        digest = hashlib.sha256()
-        for _, frame, pairs in map_blocks(store, target):
-            digest.update(f"{frame} {len(pairs.neurons)} ".encode())
-            for column in (pairs.neurons, pairs.images, pairs.maps):
+    digests = {}
+    for start in range(0, len(neurons), _AT_ONCE):
+        for number, maps in read_maps(store, target, neurons[start : start + _AT_ONCE]).items():
+            digest = hashlib.sha256(f"{maps.frame} {len(maps.images)} ".encode())
+            for column in (maps.images, maps.maps):
                 digest.update(np.ascontiguousarray(column).data)
-        return digest.hexdigest()[:16]
-
-    return store.memo(column_tables.maps_table(str(target.key)), "digest of maps", read)
+            digests[number] = digest.hexdigest()[:16]
+    return digests
 
 
 def packed(frame: Frame, pairs: MapPairs, neurons: np.ndarray, first_image: int, images: int) -> pa.Table:
