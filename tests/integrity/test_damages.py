@@ -12,7 +12,7 @@ import pytest
 from damage_outcomes import Sound, make_sound, outcome
 from damages import all_damages
 
-from csp_index.store import schema
+from csp_index.store import column_tables
 
 DAMAGES = all_damages()
 _results: Counter[str] = Counter()
@@ -35,7 +35,7 @@ def test_no_damage_is_silent(made, tmp_path, damage):
 def made_sparse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSP_INDEX_ACTIVATION_STORAGE", "sparse")
-        patch.setattr(schema, "SPARSE_NEURONS", 2)  # several rows per shard
+        patch.setattr(column_tables, "SPARSE_NEURONS", 2)  # several rows per shard
         yield make_sound(tmp_path_factory.mktemp("sparse"))
 
 
