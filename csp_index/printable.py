@@ -48,6 +48,15 @@ def printable_json(value: Any) -> str:
     return _VALUE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False, default=str))
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, which ends with an ellipsis where it was longer.
+
+    >>> shortened("striped", 7), shortened("striped fur", 8)
+    ('striped', 'striped…')
+    """
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def megabytes(count: int) -> str:
     """Return a number of bytes as text.
 

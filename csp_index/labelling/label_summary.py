@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from csp_index.labelling.elsewhere.records import imported_names
 from csp_index.labelling.texts.candidate_names import VOCABULARY, last_vocabulary_name
+from csp_index.printable import shortened
 from csp_index.records import Label, LabelState
 from csp_index.store.tables import Store
 
+_LETTERS = 60  # of the label that the line repeats, which may be a caption
 _STATES: dict[LabelState, str] = {
     "dead": "dead",
     "constant": "constant",
@@ -40,7 +42,7 @@ class LabelSummary:
             parts.append(f"{self.doubtful:,} of them doubtful")
         parts += [f"{count:,} {state}" for state, count in self.unlabelled]
         if self.shared is not None:
-            parts.append(f"most shared label: {self.shared[0]} ({self.shared[1]:,} neurons)")
+            parts.append(f"most shared label: {shortened(self.shared[0], _LETTERS)} ({self.shared[1]:,} neurons)")
         return ", ".join(parts)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.errors import QueryError
-from csp_index.printable import printable
+from csp_index.printable import printable, shortened
 from csp_index.records import Label
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BINS = 40
 _GRAY = "0.6"  # of neurons in no cluster
 _CYCLE = 10  # colors of matplotlib's styles
+_LETTERS = 40  # of a label beside or on the axes: a caption would leave no room for them
 
 
 def plot_column(rows: pa.Table, column: str, title: str, ax: Axes | None = None) -> Axes:
@@ -35,7 +36,9 @@ def plot_column(rows: pa.Table, column: str, title: str, ax: Axes | None = None)
     values = np.asarray(rows[column].to_numpy(zero_copy_only=False), np.float64)
     known = values[np.isfinite(values)]
     if not len(known):
-        raise QueryError(f"column {column!r} has no value in any of {len(values)} rows: label the neurons first")
+        holding = [name for name in numeric if rows[name].null_count < len(rows)]
+        advice = f"expected one of {', '.join(holding)}" if holding else "label the neurons first"
+        raise QueryError(f"column {column!r} has no value in any of {len(values)} rows: {advice}")
     axes = _axes(ax)
     axes.hist(known, bins=_BINS)
     without = f", {len(values) - len(known):,} without" if len(known) < len(values) else ""
@@ -67,7 +70,7 @@ def plot_scores(label: Label, ax: Axes | None = None) -> Axes:
     low, high = (np.array([getattr(one, end) for one in known], np.float64) for end in ("low", "high"))
     axes.hlines(places, low, high, linewidth=2)
     axes.plot([score.score for score in known], places, "o")
-    axes.set_yticks(places, [_text(score.text) for score in known])
+    axes.set_yticks(places, [_text(shortened(score.text, _LETTERS)) for score in known])
     axes.invert_yaxis()
     axes.set(xlabel="score", title=_text(f"{label.neuron}, {label.method}"))
     return axes
@@ -86,7 +89,7 @@ def plot_map(
     colors = [_GRAY if cluster < 0 else f"C{cluster % _CYCLE}" for cluster in clusters.tolist()]
     axes.scatter(places[:, 0], places[:, 1], s=np.clip(4000 / len(places), 2, 36), c=colors, linewidths=0)
     for name, x, y in named:
-        text = axes.text(x, y, _text(name), ha="center", va="bottom", fontsize="small")
+        text = axes.text(x, y, _text(shortened(name, _LETTERS)), ha="center", va="bottom", fontsize="small")
         text.set_bbox({"facecolor": "white", "alpha": 0.7, "pad": 1, "linewidth": 0})
     axes.set(aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[], yticks=[], title=_text(title))
     return axes

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from csp_index.errors import QueryError, one_line
-from csp_index.printable import printable, printable_json
+from csp_index.printable import printable, printable_json, shortened
 from csp_index.query.items import Items
 from csp_index.query.label_html import LabelDrawer
 from csp_index.query.stored_pictures import StoredPictures, StoredVeils
@@ -351,8 +351,7 @@ def _short(value: Any) -> str:
             return ", ".join(_short(item) for item in value[:4]) + f", … ({len(value)} values)"
         case list():
             return ", ".join(_short(item) for item in value)
-    text = printable(re.sub(r"\s+", " ", str(_plain(value))))
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+    return shortened(printable(re.sub(r"\s+", " ", str(_plain(value)))), _CELL)
 
 
 def bytes_told(value: bytes, size: int | None = None) -> str:

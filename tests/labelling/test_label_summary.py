@@ -22,6 +22,10 @@ def test_labels_are_counted():
     alone = summary_of([label(0, "red"), label(1, state="no-contrast")], "")
     assert alone.told("why") == "labeled 1 of 2 neurons by csp (why), 0 of them doubtful, 1 without contrast"
     assert summary_of([label(0, state="dead")], "").told() == "labeled 0 of 1 neurons by csp, 1 dead"
+    caption = "a photo of a bird " * 20
+    shared = summary_of([label(0, caption), label(1, caption)], "")
+    assert shared.shared == (caption, 2)
+    assert shared.told().endswith(f"most shared label: {caption[:59]}… (2 neurons)")
 
 
 def test_what_labels_were_chosen_from_is_named(tmp_path, run):

@@ -17,6 +17,11 @@ def axes():
     return Figure().subplots()
 
 
+def own_axes():
+    """Return axes as a plot makes them itself."""
+    return Figure(layout="constrained").subplots()
+
+
 def test_a_column_is_drawn_over_the_rows_that_have_it(axes) -> None:
     rows = pa.table({"score": [0.1, 0.2, None, float("nan")], "text": ["a", "b", "c", None]})
     drawn = plot_column(rows, "score", "m/l", axes)
@@ -24,8 +29,11 @@ def test_a_column_is_drawn_over_the_rows_that_have_it(axes) -> None:
     assert sum(bar.get_height() for bar in drawn.patches) == 2
     with pytest.raises(QueryError, match="column 'text' has no numbers to plot: expected one of score"):
         plot_column(rows, "text", "m/l", axes)
-    with pytest.raises(QueryError, match="has no value in any of 1 rows"):
-        plot_column(pa.table({"score": pa.array([None], pa.float64())}), "score", "m/l", axes)
+    nothing = pa.array([None], pa.float64())
+    with pytest.raises(QueryError, match="has no value in any of 1 rows: label the neurons first"):
+        plot_column(pa.table({"score": nothing}), "score", "m/l", axes)
+    with pytest.raises(QueryError, match=r"has no value in any of 1 rows: expected one of score$"):
+        plot_column(pa.table({"score": [0.5], "confidence": nothing}), "confidence", "m/l", axes)
 
 
 def test_activations_are_counted_and_their_mean_marked(axes) -> None:
@@ -42,6 +50,18 @@ def test_candidates_stand_below_each_other_with_intervals(axes) -> None:
     assert drawn.lines[0].get_xdata().tolist() == [0.5, 0.25] and drawn.yaxis_inverted()
     with pytest.raises(QueryError, match="m/l/1 has no candidate with a score to plot: it is dead by csp"):
         plot_scores(Label(NeuronKey("m", "l", 1), "csp", "dead"), axes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_captions_leave_room_for_the_axes() -> None:
+    """Captions are vocabularies, too; matplotlib would give them the whole width, with a warning."""
+    caption = "a photo of " * 30
+    drawn = plot_scores(Label(NeuronKey("m", "l", 0), "csp", "labelled", (LabelScore(caption, 0.5),)), own_axes())
+    drawn.figure.draw_without_rendering()
+    assert drawn.get_position().width > 0.3
+    assert drawn.get_yticklabels()[0].get_text() == f"{caption[:39]}…"
+    named = plot_map(np.zeros((1, 2), np.float32), np.zeros(1, int), [(caption, 0.5, 0.5)], "m/l", own_axes())
+    assert named.texts[0].get_text() == f"{caption[:39]}…"
 
 
 def test_a_map_has_a_point_a_neuron_and_the_names_of_clusters(axes) -> None:

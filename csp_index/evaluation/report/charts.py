@@ -27,6 +27,7 @@ from csp_index.evaluation.evaluation import ALL
 from csp_index.evaluation.metrics.sanity import LEAST_DROP, SanityReport
 from csp_index.evaluation.metrics.table import METRICS
 from csp_index.evaluation.report.summary import POOLED, Grid
+from csp_index.printable import shortened
 
 __all__ = [
     "Mark",
@@ -247,4 +248,4 @@ def _present(values: np.ndarray) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return shortened(name, _LONGEST)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from csp_index.errors import SettingError
-from csp_index.printable import printable_json
+from csp_index.printable import printable_json, shortened
 
 LETTERS: Final = 500
 """Characters of a text in an answer, at most."""
@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
         case float():
             return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
         case str():
-            return value if len(value) <= LETTERS else f"{value[: LETTERS - 1]}…"
+            return shortened(value, LETTERS)
         case dict():
             return {str(name): plain(item) for name, item in value.items()}
         case list() | tuple():
