@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from csp_index.query.exports.rows import Exported, Subject, names_of, pictures, write_parquet
+from csp_index.query.exports.rows import Exported, Subject, literal, names_of, pictures, write_parquet
 from csp_index.store.values.arrays import embedding_rows
 
 _README: Final = """---
@@ -26,8 +26,8 @@ Images, and what the neurons of a network mean, written by csp_index.
 _COLUMNS = ["image_id", "uri", "width", "height", "split", "thumbnail", "metadata"]
 
 
-def write_datasets(subject: Subject, folder: Path) -> Exported:
-    """Write the images (with the embeddings of the first encoder) and the neurons; return how many there are."""
+def write_datasets(subject: Subject, folder: Path, place: str) -> Exported:
+    """Write the images (with the embeddings of the first encoder) and the neurons, which will lie at `place`."""
     images = write_parquet(_image_tables(subject), folder / "images.parquet")
     neurons = write_parquet(
         (_described(subject.neurons(layer)) for layer in subject.layers), folder / "neurons.parquet"
@@ -35,7 +35,8 @@ def write_datasets(subject: Subject, folder: Path) -> Exported:
     written = [name for name, rows in (("images", images), ("neurons", neurons)) if rows]
     configs = "\n".join(f"- config_name: {name}\n  data_files: {name}.parquet" for name in written)
     (folder / "README.md").write_text(_README.format(configs), encoding="utf-8")
-    return Exported("datasets", images, neurons, f'datasets.load_dataset("{{}}", "{(written or ["images"])[-1]}")')
+    opening = f"datasets.load_dataset({literal(place)}, {literal((written or ['images'])[-1])})"
+    return Exported("datasets", images, neurons, opening)
 
 
 def _image_tables(subject: Subject) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ vectors: `x` and `y` are the plane of `query.planes`, so the tool need not compu
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,16 +23,20 @@ from csp_index.store.values.arrays import embedding_blocks, embedding_rows
 _NEIGHBORS = 15  # of a neuron, nearest first
 
 
-def write_embedding_atlas(subject: Subject, folder: Path) -> Exported:
-    """Write the points of images and of each layer's neurons; return how many there are."""
+def write_embedding_atlas(subject: Subject, folder: Path, place: str) -> Exported:
+    """Write the points of images and of each layer's neurons, which will lie at `place`.
+
+    The tool opens the last layer of which a neuron has a point, else the images.
+    """
     (folder / "neurons").mkdir()
     images = write_parquet(_image_points(subject), folder / "images.parquet")
-    neurons, opened = 0, "images.parquet"
+    neurons, opened, columns = 0, "images.parquet", "--text name"
     for layer in subject.layers:
-        opened = f"neurons/{file_name(str(layer.key))}.parquet"
-        neurons += write_parquet([_neuron_points(subject, layer)], folder / opened)
-    columns = "--x x --y y --image picture" + (" --text label --neighbors neighbors" if neurons else " --text name")
-    return Exported("embedding-atlas", images, neurons, f"embedding-atlas {{}}/{opened} {columns}")
+        points = f"neurons/{file_name(str(layer.key))}.parquet"
+        if count := write_parquet([_neuron_points(subject, layer)], folder / points):
+            neurons, opened, columns = neurons + count, points, "--text label --neighbors neighbors"
+    command = shlex.join(["embedding-atlas", f"{place}/{opened}"])
+    return Exported("embedding-atlas", images, neurons, f"{command} --x x --y y --image picture {columns}")
 
 
 def _image_points(subject: Subject) -> Iterator[pa.Table]:

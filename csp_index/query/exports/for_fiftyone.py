@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from csp_index.images.files.containers import container_of
-from csp_index.query.exports.rows import Exported, Subject
+from csp_index.query.exports.rows import Exported, Subject, literal
 from csp_index.store import catalog
 from csp_index.store.image_metadata import image_records, parse_metadata
 from csp_index.store.originals import ImageRoots
@@ -28,11 +28,14 @@ _OURS = {"image_id", "uri", "neurons"}
 _LARGEST = 2**63  # whole numbers from there on do not fit into its database
 
 
-def write_fiftyone(subject: Subject, folder: Path) -> Exported:
-    """Write samples and their thumbnails; return how many: images without a file and a thumbnail are left out."""
+def write_fiftyone(subject: Subject, folder: Path, place: str) -> Exported:
+    """Write samples and their thumbnails, which will lie at `place`, and count them and the neurons that they name.
+
+    Images without a file and a thumbnail are left out.
+    """
     (folder / "data").mkdir()
     firing = _firing(subject)
-    roots, images = ImageRoots(subject.store), 0
+    roots, images, named = ImageRoots(subject.store), 0, set[str]()
     columns = _columns(record for _, record in image_records(subject.store, catalog.image_count(subject.store)))
     about = {
         "name": subject.store.uri.rstrip("/").rpartition("/")[2],
@@ -45,12 +48,13 @@ def write_fiftyone(subject: Subject, folder: Path) -> Exported:
         for row in _rows(subject):
             path = _file(row, roots, folder)
             if path is not None:
-                sample = _sample(row, path, firing.get(row["image_id"], []), columns)
-                file.write((",\n" if images else "\n") + json.dumps(sample))
+                neurons = firing.get(row["image_id"], [])
+                file.write((",\n" if images else "\n") + json.dumps(_sample(row, path, neurons, columns)))
+                named.update(neuron["neuron"] for neuron in neurons)
                 images += 1
         file.write("\n]}\n")
-    opening = 'fiftyone.Dataset.from_dir("{}", dataset_type=fiftyone.types.FiftyOneDataset)'
-    return Exported("fiftyone", images, sum(layer.neurons for layer in subject.layers), opening)
+    opening = f"fiftyone.Dataset.from_dir({literal(place)}, dataset_type=fiftyone.types.FiftyOneDataset)"
+    return Exported("fiftyone", images, len(named), opening)
 
 
 def _rows(subject: Subject) -> Iterator[dict[str, Any]]:

@@ -22,19 +22,22 @@ LINES: Final = 1024
 _BY: Final = "csp_index"
 
 
-def write_neuronpedia(subject: Subject, folder: Path) -> Exported:
-    """Write explanations, features and activations of each layer; return how many neurons have an explanation."""
+def write_neuronpedia(subject: Subject, folder: Path, place: str) -> Exported:
+    """Write explanations, features and activations of each layer, which will lie at `place`.
+
+    Neurons that have an explanation are counted.
+    """
     explained = 0
     for layer in subject.layers:
-        place = folder / file_name(layer.key.model) / file_name(layer.key.layer)
+        part = folder / file_name(layer.key.model) / file_name(layer.key.layer)
         rows = subject.neurons(layer).to_pylist()
         explanations = [_explanation(layer, row) for row in rows if row["label"] is not None]
         explained += len(explanations)
-        _write(place / "explanations", explanations)
-        _write(place / "features", [_feature(layer, row) for row in rows])
-        _write(place / "activations", list(_activations(subject, layer, rows)))
-    opening = "neuronpedia.np_explanation.Explanation.from_np_db_json, of each line of {}/*/*/explanations/*.jsonl.gz"
-    return Exported("neuronpedia", 0, explained, opening)
+        _write(part / "explanations", explanations)
+        _write(part / "features", [_feature(layer, row) for row in rows])
+        _write(part / "activations", list(_activations(subject, layer, rows)))
+    reader = "neuronpedia.np_explanation.Explanation.from_np_db_json"
+    return Exported("neuronpedia", 0, explained, f"{reader}, of each line of {place}/*/*/explanations/*.jsonl.gz")
 
 
 def _owner(layer: LayerInfo, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: for which tool, how many images and neurons, and how it opens the folder, which is `{}`."""
+    """What was written: for which tool, how many images and neurons, and what to type so that it opens the folder."""
 
     target: str
     images: int
@@ -67,6 +68,15 @@ def pictures(thumbnails: pa.Array, names: list[str]) -> pa.Array:
     """Return thumbnails [N] with names as pictures that other libraries know: bytes and path, null without bytes."""
     absent = pa.array([not value.as_py() for value in thumbnails], pa.bool_())
     return pa.StructArray.from_arrays([thumbnails, pa.array(names, pa.string())], ["bytes", "path"], mask=absent)
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal of Python.
+
+    >>> print(literal('my "birds"'))
+    "my \\"birds\\""
+    """
+    return json.dumps(text, ensure_ascii=False)
 
 
 def file_name(text: str) -> str:

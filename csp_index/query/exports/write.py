@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -51,7 +50,7 @@ def export_index(subject: Subject, target: Target, folder: str | Path) -> Export
     except OSError as exc:
         raise QueryError(f"{place} cannot be written: {exc.strerror or exc}; name another folder") from exc
     try:
-        written: Exported = write(subject, draft)
+        written: Exported = write(subject, draft, str(place))
         draft.chmod(0o777 & ~_umask())
         os.replace(draft, place)
     except OSError as exc:  # a full disk, or a name that is too long
@@ -60,7 +59,7 @@ def export_index(subject: Subject, target: Target, folder: str | Path) -> Export
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    return replace(written, opening=written.opening.format(place))
+    return written
 
 
 def _umask() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes import write_arrays
@@ -53,6 +56,33 @@ def test_without_a_layer_only_the_images_are_named(tmp_path: Path) -> None:
     written = index.export("datasets", tmp_path / "out")
     assert written.opening == f'datasets.load_dataset("{tmp_path / "out"}", "images")'
     assert "neurons.parquet" not in (tmp_path / "out/README.md").read_text()
+
+
+def test_what_is_to_be_typed_can_be_copied(index: Index, tmp_path: Path) -> None:
+    """Folders have blanks, quotes and braces."""
+    place = tmp_path / 'my "birds"{0}\''
+    said = {target: index.export(target, place / target, PLANTED) for target in TARGETS}
+    for target in ("datasets", "fiftyone"):
+        call = ast.parse(said[target].opening, mode="eval").body
+        assert isinstance(call, ast.Call) and ast.literal_eval(call.args[0]) == str(place / target)
+    command = shlex.split(said["embedding-atlas"].opening)
+    assert command[:2] == ["embedding-atlas", f"{place}/embedding-atlas/neurons/planted%2Fwords.parquet"]
+    assert f"{place}/neuronpedia/*/*" in said["neuronpedia"].opening
+    assert said["fiftyone"].neurons == 6  # one never fires
+
+
+def test_embedding_atlas_opens_a_table_that_has_points(tmp_path: Path) -> None:
+    """A layer in which nothing fires has none: another layer is opened, or the images by their names."""
+    arrays = write_arrays(tmp_path / "arrays")
+    np.save(tmp_path / "dead.npy", np.zeros((60, 3), np.float32))
+    dead = open_index(tmp_path / "dead.db")
+    dead.import_arrays(tmp_path / "dead.npy", "m/dead", embeddings=arrays["embeddings"])
+    written = dead.export("embedding-atlas", tmp_path / "without")
+    assert written.opening.endswith("without/images.parquet --x x --y y --image picture --text name")
+    both = open_index(tmp_path / "both.db")
+    both.import_arrays(arrays["activations"], "m/l", embeddings=arrays["embeddings"])
+    both.import_arrays(tmp_path / "dead.npy", "m/dead")
+    assert "/with/neurons/m%2Fl.parquet --x x" in both.export("embedding-atlas", tmp_path / "with").opening
 
 
 def test_fiftyone_samples_name_the_neurons_that_fire(folders: dict[str, Path], index: Index) -> None:
@@ -182,7 +212,9 @@ def test_a_folder_is_written_whole_or_not_at_all(index: Index, tmp_path: Path, m
 def test_an_index_of_arrays_without_labels_is_written_too(target: str, tmp_path: Path) -> None:
     arrays = open_index(make_arrays(tmp_path))
     written = arrays.export(target, tmp_path / "out")
-    assert written.neurons == {"neuronpedia": 0, "embedding-atlas": 7}.get(target, 8)  # one is dead
+    assert written.neurons == {"datasets": 8, "embedding-atlas": 7}.get(
+        target, 0
+    )  # one is dead; labels and samples: none
     assert written.images == (60 if target in ("datasets", "embedding-atlas") else 0)
 
 
