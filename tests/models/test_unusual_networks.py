@@ -88,6 +88,7 @@ def listed(make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> di
     [
         (Function(torch.fft.rfft2), "gives complex numbers"),
         (Function(lambda x: x.mean((2, 3)).to_sparse()), "gives a sparse tensor"),
+        (Function(lambda x: x.mean((1, 2, 3))), "gives one number per image, and no axis of neurons"),
         (Function(lambda x: x.permute(2, 3, 0, 1)), "[4, 4, 2, 12] for 2 images, so its first axis is not the batch"),
         (Function(lambda x: x[:, :, :2].mean(3).permute(2, 0, 1)), "gives [2, 1, 12] for 1 image, so its first axis"),
         (Function(lambda x: x[:, :, :2, :2].permute(2, 3, 0, 1)), "gives [2, 2, 1, 12] for 1 image, so its first"),

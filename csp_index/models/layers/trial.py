@@ -52,6 +52,11 @@ class Trial:
             )
         if not all(shape):
             raise ModelError(f"layer {layer!r} of {network} gives an empty output, {list(shape)}: choose another layer")
+        if len(shape) == 1:
+            raise ModelError(
+                f"layer {layer!r} of {network} gives one number per image, and no axis of neurons: choose the layer "
+                "before it, or let it give [B, 1]"
+            )
         return shape[1:]
 
     def _instead_of(self, layer: str) -> str:
@@ -68,7 +73,7 @@ class Trial:
     def is_readable(self, layer: str) -> bool:
         """Return whether a layer gives numbers for each image, so that `shape` does not raise."""
         shape, tensor = self.trace.shapes[layer], self.trace.outputs[layer]
-        batched = shape[:1] == (2,) and layer not in self.trace.unbatched
+        batched = shape[:1] == (2,) and len(shape) > 1 and layer not in self.trace.unbatched
         return batched and all(shape) and not tensor.is_complex() and tensor.layout == torch.strided
 
     def remarks(self, layer: str, pool: str, requested: str | None, axis: int | None) -> list[str]:
