@@ -15,9 +15,10 @@ from PIL import Image
 
 from csp_index.concurrency import go_on
 from csp_index.errors import NotFoundError, SettingError
+from csp_index.printable import printable_json, shortened
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service.agents import arguments as asked
-from csp_index.service.agents.fitting import CUT, fitted, page_of, plain
+from csp_index.service.agents.fitting import CUT, LETTERS, fitted, page_of, plain
 from csp_index.service.documents.card import card_of
 from csp_index.service.documents.concepts.concept import concept_document
 from csp_index.service.documents.home import home_document
@@ -197,7 +198,9 @@ def image(service: Service, wanted: asked.ImageArguments, check: Check = go_on) 
     """Return an image: its metadata, the neurons it excites most, similar images, and its small picture."""
     page = image_document(service.snapshot, service.engine, wanted.image_id)
     document = {
-        **_some(page, ("image_id", "name", "width", "height", "split", "metadata", "derived")),
+        **_some(page, ("image_id", "name", "width", "height", "split")),
+        "metadata": {name: _told(value) for name, value in page["metadata"].items()},
+        **_some(page, ("derived",)),
         "excites": [_some(row, _FOUND) for row in page["excites"]],
         "neighbours": page["neighbours"],
     }
@@ -207,7 +210,7 @@ def image(service: Service, wanted: asked.ImageArguments, check: Check = go_on) 
             picture = Picture(*stored_thumbnail(service.snapshot, wanted.image_id))
         except NotFoundError as exc:
             document["note"] = str(exc)
-    return Answer(fitted(document, _most(service), ("excites", "neighbours")), picture)
+    return Answer(fitted(document, _most(service), ("metadata", "excites", "neighbours")), picture)
 
 
 def associations(service: Service, wanted: asked.AssociationsArguments, check: Check = go_on) -> Answer:
@@ -282,6 +285,12 @@ def _some(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _named(image_id: int, names: Mapping[Any, str]) -> dict[str, Any]:
     """Return an image as the tools name it: its id, for `image`, and its file name."""
     return {"id": image_id, "name": names.get(image_id) or names.get(str(image_id))}
+
+
+def _told(value: Any) -> Any:
+    """Return a value of metadata; a list or table of many letters as the beginning of its JSON."""
+    told = printable_json(value)
+    return value if isinstance(value, str) or len(told) <= LETTERS else shortened(told, LETTERS)
 
 
 def _most(service: Service) -> int:

@@ -7,7 +7,7 @@ stay; the document then says how many. Knows nothing about an index.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, Final
 
 from csp_index.errors import SettingError
@@ -42,14 +42,14 @@ def plain(value: Any) -> Any:
 def fitted(document: dict[str, Any], most: int, lists: Sequence[str]) -> dict[str, Any]:
     """Return a document whose JSON has at most `most` characters: of the named lists only the first entries stay.
 
-    A list inside another is named by its path: `groups.0.neurons`. The list that takes most characters is halved, again
+    A dictionary that is named loses its last fields like a list. A list inside another is named by its path: `groups.0.neurons`. The list that takes most characters is halved, again
     and again, but never to nothing. `cut` says what was left out, as {"labels": "12 of 40"}. Raises SettingError if
     that is not enough.
     """
     fitting = plain(document)
-    named: dict[str, list[Any]] = {path: _at(fitting, path) for path in lists}
+    named: dict[str, list[Any] | dict[str, Any]] = {path: _at(fitting, path) for path in lists}
     counts = {name: len(entries) for name, entries in named.items()}
-    sizes = {name: [len(printable_json(entry)) + 2 for entry in entries] for name, entries in named.items()}
+    sizes = {name: [len(printable_json(entry)) + 2 for entry in _entries(named[name])] for name in lists}
     while len(printable_json(_with_cuts(fitting, named, counts))) > most:
         longest = max((name for name in lists if len(named[name]) > 1), key=lambda name: sum(sizes[name]), default="")
         if not longest:
@@ -57,9 +57,18 @@ def fitted(document: dict[str, Any], most: int, lists: Sequence[str]) -> dict[st
                 f"the answer would have more than {most:,} characters: ask for less at once (limit, or fewer columns), "
                 "or raise the setting agent_characters"
             )
-        half = len(named[longest]) // 2
-        del named[longest][half:], sizes[longest][half:]
+        half, entries = len(named[longest]) // 2, named[longest]
+        del sizes[longest][half:]
+        if isinstance(entries, list):
+            del entries[half:]
+        else:
+            for field in list(entries)[half:]:
+                del entries[field]
     return _with_cuts(fitting, named, counts)
+
+
+def _entries(value: list[Any] | dict[str, Any]) -> list[Any]:
+    return value if isinstance(value, list) else [{name: item} for name, item in value.items()]
 
 
 def _at(document: Any, path: str) -> Any:
@@ -68,9 +77,7 @@ def _at(document: Any, path: str) -> Any:
     return document
 
 
-def _with_cuts(
-    document: dict[str, Any], named: Mapping[str, Sequence[Any]], counts: Mapping[str, int]
-) -> dict[str, Any]:
+def _with_cuts(document: dict[str, Any], named: Mapping[str, Sized], counts: Mapping[str, int]) -> dict[str, Any]:
     cuts = {name: f"{len(named[name]):,} of {count:,}" for name, count in counts.items() if len(named[name]) < count}
     return {**document, CUT: cuts} if cuts else document
 

@@ -37,6 +37,13 @@ def test_a_list_inside_another_is_named_by_its_path() -> None:
     assert kept["cut"] == {"groups.0.rows": f"{len(first['rows'])} of 300"}
 
 
+def test_a_table_loses_its_last_fields() -> None:
+    document = {"metadata": {f"column {number}": "word " * 20 for number in range(40)}, "near": [1, 2]}
+    short = fitted(document, 1000, ["metadata", "near"])
+    assert list(short["metadata"]) == [f"column {number}" for number in range(5)]
+    assert short["cut"] == {"metadata": "5 of 40"} and short["near"] == [1, 2] and len(document["metadata"]) == 40
+
+
 def test_what_cannot_be_shortened_is_refused() -> None:
     with pytest.raises(SettingError, match=r"more than 100 characters: ask for less"):
         fitted({"rows": ["x" * 200], "more": [1, 2]}, 100, ["rows", "more"])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from planted import CONCEPTS, PLANTED, WORDS, Served
 
+from csp_index import open_index
 from csp_index.concurrency import Stop
 from csp_index.service import ServiceSettings
 from csp_index.service.agents.tools import TOOLS, Reply, call, tools_of
@@ -135,6 +136,17 @@ def test_pictures(service: Service, arrays: Served) -> None:
     assert call(service, "image", {"image_id": 3, "picture": False}).picture is None
     without = call(service_of(arrays), "image", {"image_id": 3})
     assert without.picture is None and "no picture" in json.loads(without.text)["note"]
+
+
+def test_an_image_with_much_metadata_is_shown_in_part(tmp_path: Path) -> None:
+    index = open_index(tmp_path / "db")
+    index.add_images([("a.png", Image.new("RGB", (8, 8)))], encoders=["python:fakes:encoder"])
+    told = {"name": "a.png", "boxes": [[1, 2]] * 9000} | {f"column {number}": "word " * 60 for number in range(200)}
+    (tmp_path / "told.jsonl").write_text(json.dumps(told))
+    index.add_metadata(tmp_path / "told.jsonl")
+    said = answer(make_service(index.store.uri, ServiceSettings()), "image", image_id=0)
+    assert said["metadata"]["boxes"].startswith("[[1, 2], ") and said["metadata"]["column 3"].startswith("word")
+    assert said["cut"]["metadata"] == "50 of 201"
 
 
 def test_sql_through_the_sandbox_and_its_views(service: Service) -> None:
