@@ -91,14 +91,14 @@ class Index(StudyReader):
         """
         from csp_index.indexing.indexer import add_images, check_settings
         from csp_index.indexing.ray_indexer import chosen_engine
-        from csp_index.models.index_models import NetworkSource
+        from csp_index.models.index_models import all_named
 
         check_settings(shard_size, dtype, decode_workers)
         check_creatable(self.uri)
         self._read_own_datasets_first()
         about = {"metadata": metadata, "metadata_key": metadata_key, "class_names": class_names}
         images = self._datasets.open(source, name, strict=strict, image_column=image_column, **about)
-        named = all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
+        named = all_named(source, encoders, networks)
         with chosen_engine(engine, ray_address, decode_workers, named=named) as runner:
             with claimed(self.uri) as store:
                 loaded, studied = self._models.to_run(store, encoders, networks)

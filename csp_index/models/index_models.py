@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from csp_index.errors import ModelError, SettingError
 from csp_index.models import objects
@@ -84,6 +85,10 @@ class Models:
         if isinstance(spec, objects.Encoder):
             self._remember(spec)
             return spec.ready(self.device)
+        if not isinstance(spec, str):
+            raise SettingError(
+                f"{_an(spec)} is no encoder: give a name, as of open_clip, or Encoder(model, preprocess, tokenizer)"
+            )
         spec = lasting(encoder_spec(spec))
         give(spec)
         return self._encoder(spec)
@@ -160,9 +165,7 @@ class Models:
                 allow_random=source.allow_random,
                 allow_missing=source.allow_missing,
             )
-        raise SettingError(
-            f"a {type(source).__name__} is no network: give NetworkSource(spec, layers) or Network(module, layers)"
-        )
+        raise SettingError(f"{_an(source)} is no network: give NetworkSource(spec, layers) or Network(module, layers)")
 
     def held_network(self, target: LayerInfo) -> LoadedNetwork:
         """Return the network of a layer of the index, ready for that layer. Raises ModelError if it has changed."""
@@ -257,6 +260,17 @@ class Models:
         return loaded, studied
 
 
+def all_named(source: object, encoders: Sequence[object], networks: Sequence[object]) -> bool:
+    """Return whether images and models are given by their names, and none is an object.
+
+    Raises SettingError where encoders or networks are no list.
+    """
+    for what, models in (("encoders", encoders), ("networks", networks)):
+        if isinstance(models, str) or not isinstance(models, Sequence):
+            raise SettingError(f"{what} is {_an(models)}: give a list, {what}=[...], also of one")
+    return all(isinstance(one, str | Path | NetworkSource | None) for one in (source, *encoders, *networks))
+
+
 def by_network(targets: Iterable[LayerInfo]) -> list[list[LayerInfo]]:
     """Return the layers grouped by network, without those that came as arrays."""
     groups: dict[tuple[str, str, str | None, str], list[LayerInfo]] = {}
@@ -280,6 +294,16 @@ def _check_kinds(
         both |= network_specs & {info.name for info in catalog.encoders(store)}
     if both:
         raise _two_kinds(min(both))
+
+
+def _an(value: object) -> str:
+    """Return the kind of an object with its article.
+
+    >>> _an(1), _an({})
+    ('an int', 'a dict')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _two_kinds(spec: str) -> SettingError:

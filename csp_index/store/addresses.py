@@ -20,10 +20,15 @@ _MOST = 10_000_000  # neurons; a slip of the hand must not fill the memory
 def resolve(store: Store, neurons: str | Iterable[str]) -> list[tuple[LayerInfo, np.ndarray]]:
     """Return the layers and neuron numbers that addresses `m/l` or `m/l/7` name, layer by layer, sorted.
 
-    Raises AddressError for a text of another form, and NotFoundError for a layer or a neuron that is not there.
+    Raises AddressError for a text of another form or another object, and NotFoundError for a layer or a neuron that is
+    not there.
     """
     requested: dict[LayerKey, set[int] | None] = {}
-    for address in [neurons] if isinstance(neurons, str) else neurons:
+    for address in neurons if isinstance(neurons, Iterable) and not isinstance(neurons, str) else [neurons]:
+        if not isinstance(address, str):
+            raise AddressError(
+                f"an object {type(address).__name__} is no address: write MODEL/LAYER or MODEL/LAYER/INDEX as a text"
+            )
         if address.count("/") == 1:
             requested[LayerKey.parse(address)] = None
             continue

@@ -182,6 +182,21 @@ def test_options_of_named_networks_are_refused_for_objects(tmp_path, option) -> 
     assert index.sql("SELECT * FROM layers").rows() == []
 
 
+def test_models_that_are_not_wrapped_or_not_in_a_list_are_refused(tmp_path) -> None:
+    index = open_index(tmp_path / "db")
+    encoder, network = Encoder(Colours(), TO_TENSOR, name="colours"), Network(net(), "3", preprocess=TO_TENSOR)
+    for message, models in {
+        r"a Colours is no encoder: give a name, .* or Encoder\(model": {"encoders": [Colours()]},
+        r"encoders is an Encoder: give a list, encoders=\[": {"encoders": encoder},
+        "encoders is a str: give a list": {"encoders": "python:fakes:encoder"},
+        "networks is a Network: give a list": {"encoders": [encoder], "networks": network},
+        "networks is a Sequential: give a list": {"encoders": [encoder], "networks": net()},
+    }.items():
+        with pytest.raises(SettingError, match=message):
+            index.add_images(Pictures(4), **models)
+    assert not (tmp_path / "db").exists()
+
+
 def test_another_network_under_a_name_in_use_is_refused(tmp_path) -> None:
     index = open_index(tmp_path / "db")
     two = [Network(net(seed), layer, preprocess=TO_TENSOR, name="mine") for seed, layer in ((0, "2"), (1, "3"))]

@@ -7,7 +7,7 @@ from imported_arrays import build
 
 from csp_index.errors import AddressError, NotFoundError
 from csp_index.records import LayerKey, NeuronKey
-from csp_index.store.addresses import named_layers, parse_neurons
+from csp_index.store.addresses import named_layers, parse_neurons, resolve
 from csp_index.store.connect import create_store
 
 
@@ -32,6 +32,12 @@ def test_other_ways_to_name_neurons_are_refused(text):
 def test_addresses_that_are_none(text):
     with pytest.raises(AddressError, match="is not an address"):
         NeuronKey.parse(text)
+
+
+@pytest.mark.parametrize("given", [LayerKey("m", "l"), [NeuronKey("m", "l", 7)], 7])
+def test_objects_are_no_addresses(given, tmp_path):
+    with pytest.raises(AddressError, match=r"an object (LayerKey|NeuronKey|int) is no address: write MODEL/LAYER or"):
+        resolve(create_store(str(tmp_path / "db")), given)
 
 
 def test_addresses_are_read_as_they_are_written():

@@ -42,9 +42,9 @@ def plain(value: Any) -> Any:
 def fitted(document: dict[str, Any], most: int, lists: Sequence[str]) -> dict[str, Any]:
     """Return a document whose JSON has at most `most` characters: of the named lists only the first entries stay.
 
-    A dictionary that is named loses its last fields like a list. A list inside another is named by its path: `groups.0.neurons`. The list that takes most characters is halved, again
-    and again, but never to nothing. `cut` says what was left out, as {"labels": "12 of 40"}. Raises SettingError if
-    that is not enough.
+    A dictionary that is named loses its last fields like a list. A list inside another is named by its path:
+    `groups.0.neurons`. The one that takes most characters is halved, again and again, but never to nothing. `cut` says
+    what was left out, as {"labels": "12 of 40"}. Raises SettingError if that is not enough.
     """
     fitting = plain(document)
     named: dict[str, list[Any] | dict[str, Any]] = {path: _at(fitting, path) for path in lists}
