@@ -11,6 +11,7 @@ import numpy as np
 
 from csp_index.labelling.methods import controls
 from csp_index.labelling.review.words import PINNED
+from csp_index.printable import shortened
 from csp_index.records.assurance import above_null, likelihood
 from csp_index.service.documents.neuron_shapes import Scales, Statistics
 from csp_index.service.documents.shapes import NeuronRow
@@ -21,6 +22,7 @@ _NO_LABEL: Final = {
     "no-contrast": "it has no label: no similar image leaves it silent enough",
     "no-candidates": "it has no label: there are no candidates for it",
 }
+_LETTERS: Final = 80  # of a label, which stands above the sentence
 _NO_NULL: Final = "nobody compared it with a random network"
 
 
@@ -39,7 +41,7 @@ def verdict(row: NeuronRow, statistics: Statistics, doubt: str, elsewhere: bool)
     often = f"{verb} {_share(rate)} of {images} images"
     if row["label"] is None:
         return f"{often}; {_NO_LABEL.get(row['state'], 'it has no label')}."
-    name = f"“{row['label']}”"
+    name = f"“{shortened(row['label'], _LETTERS)}”"
     if row["method"] == PINNED:
         return f"A reader named it {name}; {often[0].lower()}{often[1:]}."
     if row["method"] in controls():

@@ -26,7 +26,7 @@ from csp_index.images.files.formats import HEAD, MEDIA_TYPES, kind_of
 from csp_index.labelling.methods import METHODS, MethodInfo, default_method, method_names
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.labelling.vocabularies import in_prose
-from csp_index.printable import not_turned
+from csp_index.printable import not_turned, shortened
 from csp_index.query.results import bytes_told
 from csp_index.records.assurance import above_null, of_hundred, stability
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
@@ -287,6 +287,7 @@ def environment() -> jinja2.Environment:
         compare_href,
         manual_href,
         first_words,
+        shortened,
         in_prose,
         done,
         subject_href,

@@ -5,6 +5,7 @@ const MOST = 40; // times that the map grows, at most
 const REACH = 12; // pixels: so near a point the pointer means it
 const ROUND = 6000; // points that are drawn as circles; of more, squares: they take a quarter of the time
 const STEPS = 8;
+const LETTERS = 40; // of the name of a cluster: a caption would cross the map
 const HUES = 9;
 const ROOM = 0.05; // around the map, as a part of it
 
@@ -214,7 +215,7 @@ globalThis.Atlas = class Atlas {
     context.lineJoin = "round"; // of the edge around letters
     const taken = [];
     for (const one of this.page.clusters) {
-      const name = one.labels[0] ?? "";
+      const label = one.labels[0] ?? "", name = label.length > LETTERS ? `${label.slice(0, LETTERS - 1)}…` : label;
       const half = context.measureText(name).width / 2 + 3;
       const at = this.toX(one.x), x = clamp(at, half, this.#width - half), y = this.toY(1 - one.y) - 14;
       if (!name || at < 0 || at > this.#width || y < 9 || y > this.#height - 9) continue;
