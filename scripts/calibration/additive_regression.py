@@ -45,5 +45,5 @@ def fit_additive(
 def _ramps(features: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """Return how far each feature [M, F] is through each part between its knots, [M, F (K - 1)] in [0, 1]."""
     low, high = knots[:, :-1], knots[:, 1:]
-    through = (np.clip(features[:, :, None], low, high) - low) / np.maximum(high - low, 1e-9)
+    through: np.ndarray = (np.clip(features[:, :, None], low, high) - low) / np.maximum(high - low, 1e-9)
     return through.reshape(len(features), -1)

@@ -94,7 +94,7 @@ def stored(file: Path, worlds: Callable[[], Iterable[Graded]]) -> Arrays:
         for method in missing:
             arrays |= {f"{method}/{key}": torch.cat([part[method][key] for part in parts]).numpy() for key in _KEYS}
         draft = file.with_suffix(".draft.npz")
-        np.savez(draft, **arrays)
+        np.savez(draft, allow_pickle=False, **arrays)
         draft.rename(file)
         print(f"{file.name}: {', '.join(missing)}", flush=True)
     return arrays
@@ -133,7 +133,7 @@ def labels_of(seeds: Seeds, method: str) -> Labels:
     kind = np.repeat([kind for kind, _, _ in parts], counts)
     half = np.repeat([place % 2 for _, place, _ in parts], counts)
     right = (overlap >= _RIGHT - 1e-6).astype(np.float64)
-    return Labels(features, right, exact, kind, half).of(np.isfinite(features).all(1))
+    return Labels(features, right, exact, kind, half).of(np.atleast_1d(np.isfinite(features).all(1)))
 
 
 def fit(labels: Labels) -> Calibration:

@@ -50,13 +50,14 @@ def evidence_of(sight: Sight, method: str) -> Evidence:
         else WholeSums(saturation, sight.texts, sight.scale, sums)
     )
     adder.add(sight.vectors, sums.totals, sight.activations, Weights.none())
-    evidence = replace(evidence, response=adder.finish())
+    response = adder.finish()
+    evidence = replace(evidence, response=response)
     scores = score(method, evidence, ScoringOptions(logit_scale=sight.scale)).scores
     leaders = leaders_of(scores, min(_LEADERS, scores.shape[1]))
     ranks = LeaderRanks(sums, sight.texts, saturation, leaders)
     ranks.add(sight.vectors, sight.activations)
     precision = torch.zeros(scores.shape).scatter(1, leaders, ranks.finish())
-    return replace(evidence, response=replace(evidence.response, precision=precision))
+    return replace(evidence, response=replace(response, precision=precision))
 
 
 def few(graded: Graded, most: int) -> Graded:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
-from search_variants import Sight, Variant, positive
+from search_variants import Sight, positive
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -83,7 +83,10 @@ class FullSight(Sight):
         return scores
 
 
-def published(name: str, examples: int) -> Variant:
+FullVariant: TypeAlias = Callable[[FullSight], Tensor]
+
+
+def published(name: str, examples: int) -> FullVariant:
     """Return a published method by the package's own code."""
 
     def variant(sight: FullSight) -> Tensor:
@@ -102,7 +105,7 @@ def published(name: str, examples: int) -> Variant:
     return variant
 
 
-def published_csp(gamma: float) -> Variant:
+def published_csp(gamma: float) -> FullVariant:
     """Return csp by the package's own code, with the nearest silent image of each activating one."""
 
     def variant(sight: FullSight) -> Tensor:
@@ -153,7 +156,9 @@ def lift(sight: FullSight) -> Tensor:
 
 def overlap(sight: FullSight, table: Tensor) -> Tensor:
     """sum y c / sqrt(sum y^2 sum c^2): precision and coverage in one, without subtracting means."""
-    return sight.response @ table / (sight.response.norm(dim=1, keepdim=True) * table.norm(dim=0)).clamp(min=1e-12)
+    lengths: Tensor = sight.response.norm(dim=1, keepdim=True) * table.norm(dim=0)
+    found: Tensor = sight.response @ table / lengths.clamp(min=1e-12)
+    return found
 
 
 def f_score(sight: FullSight) -> Tensor:
@@ -231,14 +236,16 @@ def near_agreement(sight: FullSight, m: int = 50) -> Tensor:
 def unit_linear(sight: FullSight, ridge: float = 1.0) -> Tensor:
     """Cosine of the ridge regression's direction and the centred text: `linear` without the texts' lengths."""
     lengths = (sight.texts - sight.texts.mean(0)).norm(dim=1)
-    return sight.linear(ridge) / lengths.clamp(min=1e-9)
+    found: Tensor = sight.linear(ridge) / lengths.clamp(min=1e-9)
+    return found
 
 
 def _filtered(sight: FullSight, ridge: float) -> Tensor:
     centred = sight.vectors - sight.vectors.mean(0)
     covariance = centred.T @ centred / len(centred)
     penalty = ridge * covariance.trace() / len(covariance) * torch.eye(len(covariance))
-    return centred @ torch.linalg.solve(covariance + penalty, (sight.texts - sight.texts.mean(0)).T)
+    found: Tensor = centred @ torch.linalg.solve(covariance + penalty, (sight.texts - sight.texts.mean(0)).T)
+    return found
 
 
 def likelihood(sight: FullSight, base: Tensor, table: Tensor) -> Tensor:

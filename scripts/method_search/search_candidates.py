@@ -6,6 +6,7 @@ from typing import Final
 
 from search_breadth import (
     FullSight,
+    FullVariant,
     all_firing_csp,
     average_precision,
     correlation,
@@ -26,11 +27,11 @@ from search_breadth import (
     siblings,
     unit_linear,
 )
-from search_variants import Variant, contrastive_pmi, odds, positive, precision, ranked, softened
+from search_variants import contrastive_pmi, odds, positive, precision, ranked, softened
 from torch import Tensor
 
 #: Parts of products and of rank sums, each computed once for a world.
-FACTORS: Final[dict[str, Variant]] = {
+FACTORS: Final[dict[str, FullVariant]] = {
     "semanticlens": published("semanticlens", 30),
     "mean cosine": mean_cosine,
     "pmi": lambda s: s.fit - s.log_prior,
@@ -61,12 +62,12 @@ def factor(sight: FullSight, name: str) -> Tensor:
     return sight.of(name, FACTORS[name])
 
 
-def of(*names: str) -> Variant:
+def of(*names: str) -> FullVariant:
     """Return the product of factors."""
     return lambda s: product(*(factor(s, name) for name in names))
 
 
-def with_precision(*names: str, ridge: float | None = 3.0) -> Variant:
+def with_precision(*names: str, ridge: float | None = 3.0) -> FullVariant:
     """Return the product of factors and, for its leaders, the average precision of their filter (None: cosine)."""
 
     def variant(sight: FullSight) -> Tensor:
@@ -76,7 +77,7 @@ def with_precision(*names: str, ridge: float | None = 3.0) -> Variant:
     return variant
 
 
-def soft_firing_contrast(contrast: float, near: float) -> Variant:
+def soft_firing_contrast(contrast: float, near: float) -> FullVariant:
     """Return firing contrast x near x precision, the first two cut softly, at these widths."""
 
     def variant(sight: FullSight) -> Tensor:
@@ -86,7 +87,7 @@ def soft_firing_contrast(contrast: float, near: float) -> Variant:
     return variant
 
 
-def explained(*names: str, by: str = "filter") -> Variant:
+def explained(*names: str, by: str = "filter") -> FullVariant:
     """Return the product of factors and, for its leaders, the entropy that a logistic regression explains."""
 
     def variant(sight: FullSight) -> Tensor:
@@ -96,18 +97,18 @@ def explained(*names: str, by: str = "filter") -> Variant:
     return variant
 
 
-def levelled(name: str, slack: float = 0.0) -> Variant:
+def levelled(name: str, slack: float = 0.0) -> FullVariant:
     """Return a method with a choice of level."""
     return lambda s: level(s, factor(s, name), slack=slack)
 
 
-def ranks_of(*names: str) -> Variant:
+def ranks_of(*names: str) -> FullVariant:
     """Return the sum of reciprocal ranks of factors."""
     return lambda s: fused(*(factor(s, name) for name in names))
 
 
 #: Published methods, and this project's own of rounds one and two, to compare with.
-PUBLISHED: Final[dict[str, Variant]] = {
+PUBLISHED: Final[dict[str, FullVariant]] = {
     "csp gamma 1": published_csp(1.0),
     "csp gamma .5": published_csp(0.5),
     "semanticlens": FACTORS["semanticlens"],
@@ -116,9 +117,9 @@ PUBLISHED: Final[dict[str, Variant]] = {
     "wpmi": published("wpmi", 28),
     "linear-1": linear_1,
 }
-OWN: Final[dict[str, Variant]] = {name: of(name) for name in ("pmi", "contrastive-pmi", "consensus")}
+OWN: Final[dict[str, FullVariant]] = {name: of(name) for name in ("pmi", "contrastive-pmi", "consensus")}
 OWN["pmi"], OWN["contrastive-pmi"] = FACTORS["pmi"], FACTORS["contrastive-pmi"]
-BROAD: Final[dict[str, Variant]] = {
+BROAD: Final[dict[str, FullVariant]] = {
     **{name: FACTORS[name] for name in ("agreement", "filter", "near", "presence", "firing pmi", "firing contrast")},
     "unit linear": unit_linear,
     "overlap": lambda s: overlap(s, s.root),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import search_worlds as base
@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csp_index.demo.world import ATTRIBUTES, Concept, Scene
+
+_Option = TypeVar("_Option")
 
 FIRING: Final = ("analytic", "leaky", "favorite")
 FIRED: Final = ("leaky", "cnn")  # the kinds of rounds one and two that are looked at again
@@ -63,7 +65,7 @@ class Graded:
 
     world: World
     agreement: Tensor
-    cells: list[tuple[str, ...]]  # [M] where each neuron's result belongs
+    cells: Sequence[tuple[str, ...]]  # [M] where each neuron's result belongs
     best: Tensor  # [M]
 
 
@@ -138,7 +140,7 @@ def draw_neurons(seed: int, categories: bool) -> list[Neuron]:
     rng = np.random.default_rng((seed, 31))
     singles = [(name, value) for name in NAMES for value in ATTRIBUTES[name]]
 
-    def pick(options: Sequence, count: int) -> list:  # type: ignore[type-arg]
+    def pick(options: Sequence[_Option], count: int) -> list[_Option]:
         return [options[i] for i in rng.permutation(len(options))[:count]]
 
     whole = all_codes()

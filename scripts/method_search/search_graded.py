@@ -11,22 +11,27 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
-from search_breadth import FullSight
+from search_breadth import FullSight, FullVariant
 from search_candidates import BROAD, OWN, PUBLISHED
 from search_categories import WHAT, Graded, attribute_world, category_world
 from search_real import REAL_FAMILIES, REAL_VOCABULARIES, array_files, read_pictures
-from search_variants import Variant
 from search_worlds import FAMILIES, NEURONS, Sizes, load_pool
 
 #: Family, widest label and bias of the worlds of rounds one and two; family and bias of those with categories.
-ATTRIBUTES: Final = (("clip", 3, 0.9), ("clip-noisy", 2, 0.9), ("sum-noisy", 2, 0.0), ("sum", 3, 0.9))
-CATEGORIES: Final = (("clip", 0.5), ("sum-noisy", 0.5), ("sum", 0.5), ("sum", 0.0))
+ATTRIBUTES: Final[Sequence[tuple[str, int, float]]] = (
+    ("clip", 3, 0.9),
+    ("clip-noisy", 2, 0.9),
+    ("sum-noisy", 2, 0.0),
+    ("sum", 3, 0.9),
+)
+CATEGORIES: Final[Sequence[tuple[str, float]]] = (("clip", 0.5), ("sum-noisy", 0.5), ("sum", 0.5), ("sum", 0.0))
 PARTS: Final = ("attributes", "categories", "real")
-ALL: Final[Mapping[str, Variant]] = {**PUBLISHED, **OWN, **BROAD}
+ALL: Final[Mapping[str, FullVariant]] = {**PUBLISHED, **OWN, **BROAD}
 #: Words of a cell that get a column of the table.
 COLUMNS: Final = (*FAMILIES, *REAL_FAMILIES, *REAL_VOCABULARIES, "unbiased", "biased", *WHAT, *NEURONS, "favorite")
 _RIGHT: Final = 0.999
@@ -49,7 +54,7 @@ def drawn_worlds(cache: Path, seeds: Iterable[int], sizes: Sizes) -> Iterator[Gr
         print(f"seed {seed}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-def grade(worlds: Iterable[Graded], variants: Mapping[str, Variant]) -> Grades:
+def grade(worlds: Iterable[Graded], variants: Mapping[str, FullVariant]) -> Grades:
     """Label all neurons of all worlds by all variants and grade the labels."""
     grades: Grades = {name: defaultdict(list) for name in variants}
     for graded in worlds:
@@ -71,7 +76,8 @@ def means(cells: Mapping[Cell, Sequence[float]], part: str | None = None) -> lis
 
 def exact(cells: Mapping[Cell, Sequence[float]], part: str) -> float:
     """Return the mean over a part's cells of the share of neurons that got the best word."""
-    return float(np.mean([np.mean(np.array(v) >= _RIGHT) for cell, v in cells.items() if cell[0] == part] or [np.nan]))
+    shares = [float(np.mean(np.array(v) >= _RIGHT)) for cell, v in cells.items() if cell[0] == part]
+    return float(np.mean(shares or [np.nan]))
 
 
 def worst_tenth(cells: Mapping[Cell, Sequence[float]], part: str | None = None) -> float:
@@ -146,7 +152,7 @@ def load(file: Path) -> Grades:
     return {name: {tuple(row[:-1]): row[-1] for row in cells} for name, cells in rows.items()}
 
 
-def kept(file: Path, variants: Mapping[str, Variant], worlds: Callable[[], Iterable[Graded]]) -> Grades:
+def kept(file: Path, variants: Mapping[str, FullVariant], worlds: Callable[[], Iterable[Graded]]) -> Grades:
     """Return the grades in a file, or make and write them where it lacks a variant.
 
     Nothing notices that a formula or a world has changed: remove the files after such a change.
@@ -158,18 +164,16 @@ def kept(file: Path, variants: Mapping[str, Variant], worlds: Callable[[], Itera
     return grades
 
 
-def of_seeds(out: Path, cache: Path, seeds: Iterable[int], variants: Mapping[str, Variant], sizes: Sizes) -> Grades:
+def of_seeds(out: Path, cache: Path, seeds: Iterable[int], variants: Mapping[str, FullVariant], sizes: Sizes) -> Grades:
     """Return the grades of the drawn worlds of some seeds; each seed's are kept in `out`."""
     files = [(seed, out / f"grades-drawn-{seed}.json") for seed in seeds]
-    return merged(kept(file, variants, lambda seed=seed: drawn_worlds(cache, [seed], sizes)) for seed, file in files)
+    return merged(kept(file, variants, partial(drawn_worlds, cache, [seed], sizes)) for seed, file in files)
 
 
-def of_pictures(out: Path, folder: Path | None, variants: Mapping[str, Variant]) -> Grades:
+def of_pictures(out: Path, folder: Path | None, variants: Mapping[str, FullVariant]) -> Grades:
     """Return the grades of real pictures; each array file's are kept in `out`."""
     files = [] if folder is None else array_files(folder)
-    return merged(
-        kept(out / f"grades-real-{file.stem}.json", variants, lambda file=file: read_pictures(file)) for file in files
-    )
+    return merged(kept(out / f"grades-real-{file.stem}.json", variants, partial(read_pictures, file)) for file in files)
 
 
 def search(cache: Path, out: Path, seeds: Seeds, pictures: Pictures, sizes: Sizes) -> None:

@@ -70,12 +70,13 @@ def _codes(pool: Pool, seed: int, bias: float) -> np.ndarray:
         without = np.flatnonzero((pool.group == number) & ~pool.biased)
         count = round(bias * len(with_look))
         chosen += [with_look[:count], without[: len(with_look) - count]]
-    return pool.codes[np.random.default_rng((seed, 3)).permutation(np.concatenate(chosen))]
+    codes: np.ndarray = pool.codes[np.random.default_rng((seed, 3)).permutation(np.concatenate(chosen))]
+    return codes
 
 
 def _pairs(concepts: list[dict[str, str]], count: int, seed: int) -> list[tuple[int, int]]:
     """Draw pairs of concepts that share no value."""
-    rng, found = np.random.default_rng((seed, 9)), set()
+    rng, found = np.random.default_rng((seed, 9)), set[tuple[int, int]]()
     for _ in range(_ROUNDS):
         one, two = sorted(rng.choice(len(concepts), 2, replace=False).tolist())
         if len(found) < count and not concepts[one].items() & concepts[two].items():

@@ -93,7 +93,7 @@ def read_keywords(folder: Path) -> list[Emoji]:
         name = plain_text(row["label"])
         words = sorted({plain_text(tag) for tag in row.get("tags", ())} - {""})
         keywords = tuple(dict.fromkeys((name, *words)))
-        result.append(Emoji(plain_code(row["hexcode"]), name, keywords, groups.get(row.get("subgroup"), "")))
+        result.append(Emoji(plain_code(row["hexcode"]), name, keywords, groups.get(row.get("subgroup", -1), "")))
     if not result:
         raise LayoutError(f"{folder}/en/data.json lists no emoji with an order (expected emojibase-data 17)")
     return result
@@ -160,7 +160,7 @@ def clip_art_files(folder: Path, least: int = 2) -> list[tuple[Path, tuple[str, 
 
 def stamp_files(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     """Return the PNG stamps of Tux Paint with their English captions, the first line of the text file next to them."""
-    result = []
+    result: list[tuple[Path, tuple[str, ...]]] = []
     for file in sorted(folder.rglob("*.png")):
         text = file.with_suffix(".txt")
         if text.is_file():

@@ -7,6 +7,7 @@ stray. Views are drawn in batches from one generator: equal seeds and batches gi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +78,9 @@ def compose(pixels: Tensor, backgrounds: Tensor, side: int, strength: Strength, 
     return torch.where(soft, functional.avg_pool2d(views, 3, 1, 1, count_include_pad=False), views).clamp_(0, 1)
 
 
-def _recolored(picture: Tensor, strength: Strength, uniform, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _recolored(
+    picture: Tensor, strength: Strength, uniform: Callable[..., Tensor], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     count = len(picture)
     color, alpha = picture[:, :3], picture[:, 3:]
     matrix = torch.eye(3) + strength.recolor * torch.randn(count, 3, 3, generator=generator)
@@ -88,7 +91,7 @@ def _recolored(picture: Tensor, strength: Strength, uniform, generator: torch.Ge
     return torch.minimum(moved.clamp_(min=0), alpha), alpha
 
 
-def _background(backgrounds: Tensor, side: int, uniform) -> Tensor:
+def _background(backgrounds: Tensor, side: int, uniform: Callable[..., Tensor]) -> Tensor:
     base = (background_rows()[backgrounds] + 0.06 * (2 * uniform(3) - 1))[..., None, None]
     shade = torch.where(uniform()[:, None, None, None] < 0.5, base * 0.72, base * 0.72 + 0.28)
     axis = torch.linspace(-1, 1, side)

@@ -155,7 +155,8 @@ def label_all(db: Path, file: Path, vocabularies: dict[str, Path], layers: Seque
         for layer in layers:
             for vocabulary, path in vocabularies.items():
                 for row in label_layer(db, LAYERS[layer], path, METHODS[method]):
-                    kept = {"layer": layer, "vocabulary": vocabulary, "method": method, "texts": ranked_texts(row)}
+                    kept: dict[str, object] = {"layer": layer, "vocabulary": vocabulary, "method": method}
+                    kept |= {"texts": ranked_texts(row)}
                     kept |= {"neuron": int(str(row["neuron"]).rpartition("/")[2]), "state": row["state"]}
                     kept |= {"confidence": row["confidence"], "uncertain": row["uncertain"]}
                     out.write(json.dumps(kept) + "\n")

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -226,7 +227,7 @@ def run_product(
         stages.run(
             f"{name}/label-{method.replace(' ', '-')}",
             fingerprint(mark, settings),
-            lambda file=file, method=method: product.label_all(db, file, vocabularies, ("net", "planted"), method),
+            partial(product.label_all, db, file, vocabularies, ("net", "planted"), method),
         )
     for layer, vocabulary in EVALUATED_LAYERS if evaluate else ():
         truth = place / f"truth-{layer}.csv" if layer in accepted else None
@@ -239,9 +240,7 @@ def run_product(
         stages.run(
             f"{name}/evaluate-{layer}",
             fingerprint(mark, product.EVALUATED, vocabulary),
-            lambda layer=layer, words=vocabularies[vocabulary], truth=truth, goal=report_folder: product.evaluate_layer(
-                db, layer, words, truth, goal
-            ),
+            partial(product.evaluate_layer, db, layer, vocabularies[vocabulary], truth, report_folder),
         )
 
 
@@ -255,13 +254,13 @@ def run(chosen: argparse.Namespace) -> None:
         for seed in chosen.seeds:
             mark = train_seed(out / f"seed{seed}", material, seed, steps, stages)
             if last >= STAGES.index("arrays"):
-                stages.run(f"seed{seed}/arrays", mark, lambda seed=seed: write_arrays(out, material, seed))
+                stages.run(f"seed{seed}/arrays", mark, partial(write_arrays, out, material, seed))
             for name in chosen.conditions:
                 if last >= STAGES.index("probing"):
                     stages.run(
                         f"seed{seed}/{name}/probing",
                         mark,
-                        lambda seed=seed, name=name: write_probing(out, material, seed, name),
+                        partial(write_probing, out, material, seed, name),
                     )
                 if last >= STAGES.index("labels"):
                     run_product(out, material, seed, name, mark, stages, last >= STAGES.index("evaluation"))

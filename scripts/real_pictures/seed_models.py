@@ -66,9 +66,8 @@ def train_clip(
     The result is a local directory as open_clip reads it, with the level of each artist's pictures in `level.json`.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    parts = nn.ModuleList((PictureTrunk(), nn.Linear(512, WIDTH, bias=False), TextTable(len(words.texts))))
-    parts.load_state_dict(load_file(folder.parent / TABLE_FILE))
-    trunk, projection, table = parts
+    trunk, projection, table = PictureTrunk(), nn.Linear(512, WIDTH, bias=False), TextTable(len(words.texts))
+    nn.ModuleList((trunk, projection, table)).load_state_dict(load_file(folder.parent / TABLE_FILE))
     clip_text.write_config(folder, words, np.unique(pictures.caption).tolist())
     model, tokenizer = clip_text.build(folder, trunk, projection, table, seed)
     model.train()

@@ -47,8 +47,10 @@ def train_network(
     seen = np.flatnonzero((pictures.concept >= 0) & (pictures.artist != held_out))
     total = sum(count for _, count in steps.parts)
     shares = torch.cat((truth.mean(0), torch.full((len(BACKGROUNDS),), 1 / len(BACKGROUNDS))))
+    last = network.outputs[0]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():  # a rare keyword starts as a rare keyword
-        network.outputs[0].bias.copy_(shares.logit())
+        last.bias.copy_(shares.logit())
     heads = [*network.outputs.parameters(), *names.parameters()]
     training = Training((network.layers, network.hidden), heads, RATE, total)
     some = min(pictures.artist[seen].tolist())

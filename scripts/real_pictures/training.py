@@ -8,13 +8,13 @@ the held-out artist's names were .31 right at first place.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import torch
-from timm.optim import Muon
+from timm.optim.muon import Muon
 from torch import Tensor, nn
 
-_MUON: Final = {
+_MUON: Final[dict[str, Any]] = {
     "momentum": 0.9,
     "nesterov": True,
     "weight_decay": 0.05,

@@ -126,7 +126,12 @@ def run_models(
         values = models.network.features(preprocessed(part, NETWORK_SIDE))
         hidden.append(values)
         outputs.append(models.network.outputs(values))
-    return tuple(torch.cat(parts).float().numpy() for parts in (embeddings, outputs, hidden))  # type: ignore[return-value]
+    return _joined(embeddings), _joined(outputs), _joined(hidden)
+
+
+def _joined(parts: list[Tensor]) -> NDArray[np.float32]:
+    joined: NDArray[np.float32] = torch.cat(parts).float().numpy()
+    return joined
 
 
 def text_precision(
@@ -212,7 +217,7 @@ def write_condition(
     embeddings, outputs, hidden = run_models(models, probing)
     judge = activations(planted, shared["judge_concept"], shared["judge_background"], 1000 + seed)
     own = activations(planted, probing.concept, probing.background, seed)
-    arrays = {
+    arrays: dict[str, Any] = {
         "embeddings": embeddings,
         "concept": probing.concept,
         "background": probing.background,
@@ -226,7 +231,7 @@ def write_condition(
     }
     part = file.with_name(file.name + ".part")
     with part.open("wb") as handle:
-        np.savez(handle, **arrays, **shared)
+        np.savez(handle, allow_pickle=False, **arrays, **shared)
     part.rename(file)
 
 
