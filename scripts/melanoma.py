@@ -165,7 +165,7 @@ def timm_directory(spec: str, weights: Path, classes: Sequence[str], folder: Pat
     except ModelError as exc:
         raise ModelError(f"{exc} (outputs: {', '.join(classes)}; name others by --classes)") from exc
     settings = {"label_names": list(classes)}
-    timm.models.save_for_hf(module, folder, model_config=settings, safe_serialization=True)
+    timm.models.save_for_hf(module, str(folder), model_config=settings, safe_serialization=True)
     return folder.resolve()
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,10 @@ class Load:
 _QUICK = Load(16, 96, 128, "resnet18", 64, 1)
 _FULL = Load(768, 375, 500, "resnet18", 384, 12)  # the encoder is a ViT-S/32
 WAYS = ("bare", "threads", "processes")
+_BARS: tuple[tuple[str, str, str, Callable[[float], bool]], ...] = (
+    ("threads", "against the bare loop, one process", ">= 0.95 x", lambda ratio: ratio >= 0.95),
+    ("processes", "against the bare loop, with decode workers", "> 1 x", lambda ratio: ratio > 1),
+)
 
 
 def rows(bench: Bench) -> list[Row]:
@@ -55,10 +60,7 @@ def rows(bench: Bench) -> list[Row]:
     models = f"ViT of {load.encoder_layers} x {load.encoder_width} and {load.network}"
     what = f"indexing {load.images:,} JPEG of {load.width} x {load.height}, {models}"
     made = []
-    for way, told, bar, holds in (
-        ("threads", "against the bare loop, one process", ">= 0.95 x", lambda ratio: ratio >= 0.95),
-        ("processes", "against the bare loop, with decode workers", "> 1 x", lambda ratio: ratio > 1),
-    ):
+    for way, told, bar, holds in _BARS:
         ratio = _ratio(found["seconds"], way)
         detail = {"s": found["seconds"], "core s": found["core seconds"], "workers": found["workers"]}
         detail |= {"once begun, x": _ratio(found["steady"], way)}
@@ -87,12 +89,16 @@ def measure(place: Path, load: Load, turns: int) -> dict[str, Any]:
         results = []
         for way in WAYS if turn % 2 == 0 else WAYS[::-1]:
             times, busy = [time.monotonic()], _busy()
-            results.append(runs[way](lambda times=times: times.append(time.monotonic())))
+            results.append(runs[way](partial(_note, times)))
             seconds[way].append(time.monotonic() - times[0])
             steady[way].append(times[-1] - times[len(times) // 4])
             cores[way].append(_busy() - busy)
         _compare(results)
     return {"seconds": seconds, "steady": steady, "core seconds": cores, "workers": workers}
+
+
+def _note(times: list[float]) -> None:
+    times.append(time.monotonic())
 
 
 def _busy() -> float:
@@ -122,11 +128,10 @@ def _ways(
         db = place / "db"
         store = create_store(db)
         source = open_source(images)
-        options = {
-            "shard_size": load.images // _SHARDS,
-            "decode_workers": processes,
-        }  # so that a shard is written meanwhile
-        add_images(store, source, [seen], [studied], **options, progress=lambda *_: step())
+        size = load.images // _SHARDS  # so that a shard is written meanwhile
+        add_images(
+            store, source, [seen], [studied], shard_size=size, decode_workers=processes, progress=lambda *_: step()
+        )
         vectors = np.array(store.read(embeddings_table(seen.spec))["embedding"].to_pylist())
         values = store.read(activations_table(f"{load.network}/{_LAYER}"))["values"].to_pylist()
         shutil.rmtree(db)

@@ -91,7 +91,8 @@ def add_pictures(db: str) -> None:
     store, generator = open_index(db).store, np.random.default_rng(0)
     drawn = [picture(generator) for _ in range(_DRAWN)]
     rows = store.read(schema.IMAGES)
-    columns = {"thumbnail": [drawn[row % _DRAWN] for row in range(len(rows))], "width": [640], "height": [427]}
+    thumbnails = [drawn[row % _DRAWN] for row in range(len(rows))]
+    columns: dict[str, list[Any]] = {"thumbnail": thumbnails, "width": [640], "height": [427]}
     for name, values in columns.items():
         column = pa.array(values if len(values) == len(rows) else values * len(rows), rows.schema.field(name).type)
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)

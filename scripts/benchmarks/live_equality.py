@@ -18,7 +18,7 @@ import random
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,8 @@ def main() -> None:
     neurons = [NeuronKey(*_names(info), n) for info in layers for n in range(info.neurons)]
     if not neurons:
         parser.error(f"{given.db} has no finished layer: expected an index with labels to ask for")
-    counts, wrong, largest, cpu = Counter[str](), Counter[str](), dict.fromkeys(methods, 0.0), Counter[str]()
+    counts, wrong = Counter[str](), Counter[str]()
+    largest, cpu = dict.fromkeys(methods, 0.0), defaultdict[str, float](float)
     port = given.port or _free_port()
     with serving(given.db, port, options) as (_, _):
         for _ in range(given.questions):

@@ -63,14 +63,14 @@ def furthest(db: str, folder: Path, kinds: np.ndarray, checked: int) -> float:
 
     result, rng = read_associations(open_store(db), LAYER, "kind"), np.random.default_rng(2)
     auroc, activations = result.matrix("auroc"), np.load(folder / "A.npy", mmap_mode="r")
-    distances = []
+    distances: list[float] = []
     for neuron in rng.integers(0, len(auroc), checked).tolist():
         place = int(rng.integers(0, auroc.shape[1]))
         inside = kinds == int(result.classes.names[place].removeprefix("kind "))
         values = activations[:, neuron]
         others = np.sort(values[~inside & (kinds >= 0)])
         below = np.searchsorted(others, values[inside]) + np.searchsorted(others, values[inside], side="right")
-        distances.append(abs(below.mean() / 2 / len(others) - auroc[neuron, place]))
+        distances.append(float(abs(below.mean() / 2 / len(others) - auroc[neuron, place])))
     return max(distances)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,11 @@ def alone(out: Path, seed: int) -> tuple[Index, str]:
     return index, layer
 
 
-WORLDS = {"alone": alone, "scenes": scenes, "even": partial(scenes, bias="unbiased", name="even")}
+WORLDS: dict[str, Callable[[Path, int], tuple[Index, str]]] = {
+    "alone": alone,
+    "scenes": scenes,
+    "even": partial(scenes, bias="unbiased", name="even"),
+}
 
 
 @contextmanager

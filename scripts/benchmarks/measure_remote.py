@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -142,26 +143,22 @@ def command(db: Path, url: str) -> list[str]:
 def measure_speed(db: Path) -> None:
     """Print how long asking takes, without start-up and the search for contrastive images."""
     from csp_index import open_index
+    from csp_index.contrast.examples import gather_examples
     from csp_index.proposers import propose
 
     gathering: list[float] = []
-    gather = propose.gather_examples
 
     def timed(*given: Any, **more: Any) -> Any:
         started = time.monotonic()
-        found = gather(*given, **more)
+        found = gather_examples(*given, **more)
         gathering.append(time.monotonic() - started)
         return found
 
-    propose.gather_examples = timed
-    try:
-        with endpoint() as server:
-            (found,) = open_index(db).propose(
-                "m/l", vlm=f"openai:{server.url}", model="tiny", concurrency=CONCURRENCY, again=True
-            )
-            told = server.told().values()
-    finally:
-        propose.gather_examples = gather
+    with patch.object(propose, "gather_examples", timed), endpoint() as server:
+        (found,) = open_index(db).propose(
+            "m/l", vlm=f"openai:{server.url}", model="tiny", concurrency=CONCURRENCY, again=True
+        )
+        told = server.told().values()
     asking = found.seconds - sum(gathering)
     window = max(last for _, _, last in told) - min(first for _, first, _ in told)
     print(

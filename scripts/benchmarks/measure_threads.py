@@ -134,7 +134,8 @@ def counting(busy: bool) -> Iterator[None]:
 
 def make_data(folder: Path) -> None:
     """Make the demo's unbiased index, labelled by csp, so that all paths find what they need."""
-    from csp_index.demo.run import LAYER, VOCABULARY, make_index
+    from csp_index.demo.run import LAYER, make_index
+    from csp_index.demo.world import VOCABULARY
 
     folder.mkdir(parents=True, exist_ok=True)
     index = make_index(folder, "unbiased", 0, lambda line: None)
@@ -165,7 +166,8 @@ def timed(step: Callable[[], object]) -> Seconds:
 def path_of(name: str, data: Path, folder: Path) -> Callable[[], object]:
     """Return what one run of a path does; what it needs is prepared here."""
     from csp_index import open_index
-    from csp_index.demo.run import LAYER, VOCABULARY
+    from csp_index.demo.run import LAYER
+    from csp_index.demo.world import VOCABULARY
 
     if name == "render":
         return lambda: render_some(folder)

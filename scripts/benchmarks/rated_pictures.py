@@ -34,7 +34,7 @@ def main() -> None:
                 activations = np.where(fires, rng.gamma(2.0, 1.0, SIZE), 0.0)
                 verdicts = (rng.random(SIZE) < np.where(fires, 0.9, 0.02)).astype(float)
                 whole = verdict_correlation(verdicts, activations, np.ones(SIZE))
-                drawn = draw_pictures(activations, count, draw, str(seed))  # type: ignore[arg-type]
+                drawn = draw_pictures(activations, count, draw, str(seed))
                 value = verdict_correlation(verdicts[drawn.images], drawn.activations, drawn.weights)
                 undefined += int(np.isnan(value))
                 errors += [] if np.isnan(value) else [value - whole]

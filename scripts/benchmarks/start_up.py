@@ -57,8 +57,9 @@ def prepare(folder: str, images: int) -> None:
     words = make_vocabulary("words", (place / "T.txt").read_text().splitlines())
     with open_index(place / "db") as index:
         index.import_arrays(place / "A.npy", LAYER, embeddings=place / "E.npy", logit_scale=30.0)
+        known: Any = _Known(place / "T.npy")
         with index.store.write_lock():  # as labelling with an encoder stores them; the last row is the empty text's
-            embed_vocabulary(index.store, catalog.encoder(index.store), words, "none", lambda: _Known(place / "T.npy"))
+            embed_vocabulary(index.store, catalog.encoder(index.store), words, "none", lambda: known)
         index.label(LAYER, "csp", vocabulary=words, templates="none")
     print(json.dumps(torch.__version__))
 

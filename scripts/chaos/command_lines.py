@@ -172,8 +172,7 @@ def run_lines(first: int, last: int, seed: int) -> None:
     from csp_index.cli import main
 
     def report(*values: object) -> None:
-        sys.__stdout__.write(json.dumps(values) + "\n")  # type: ignore[union-attr]
-        sys.__stdout__.flush()  # type: ignore[union-attr]
+        print(json.dumps(values), file=sys.__stdout__, flush=True)
 
     for number in range(first, last):
         line = draw_line(number, seed)

@@ -21,6 +21,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -140,6 +141,11 @@ BAD: dict[str, Callable[[random.Random], bytes]] = {
     "many.tif": lambda draw: b"II*\0" + struct.pack("<IH", 8, 65_535) + bytes(12 * 3000),
 }
 
+
+def _noisy_png(mode: str, draw: random.Random) -> bytes:
+    return _file(_noise(draw, mode))
+
+
 GOOD: dict[str, Callable[[random.Random], bytes]] = {
     "plain.png": lambda draw: _file(_noise(draw)),
     "plain.jpg": lambda draw: _file(_noise(draw), "JPEG"),
@@ -149,10 +155,7 @@ GOOD: dict[str, Callable[[random.Random], bytes]] = {
     "moving.gif": lambda draw: _file(
         _noise(draw, "P"), "GIF", save_all=True, append_images=[_noise(draw, "P") for _ in range(5)]
     ),
-    **{
-        f"{mode.lower()}.png": (lambda draw, mode=mode: _file(_noise(draw, mode)))
-        for mode in ("1", "L", "LA", "P", "RGBA")
-    },
+    **{f"{mode.lower()}.png": partial(_noisy_png, mode) for mode in ("1", "L", "LA", "P", "RGBA")},
     "deep.png": lambda draw: _file(_noise(draw, "L").convert("I").convert("I;16")),
     "deep.tif": lambda draw: _file(_noise(draw, "F"), "TIFF"),
     "print.jpg": lambda draw: _file(_noise(draw, "CMYK"), "JPEG"),

@@ -8,9 +8,12 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from csp_index.proposers.proposer import CandidateKind
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = ROOT / "tests" / "data" / "index_of_2d73c0c.tar.gz"
@@ -48,7 +51,7 @@ def texts() -> Any:
 class Namer:
     """A proposer that needs no model: it names each neuron after its number."""
 
-    kind = "captioner"
+    kind: CandidateKind = "captioner"
     name = "chaos:namer"
     revision = "1"
     prompt = "name it"
@@ -203,8 +206,7 @@ def pictured(db: str, arrays: str) -> None:
     uris = sorted(map(str, Path(arrays, "every").rglob("*.png")))[:IMAGES]
     names = Path(db).with_suffix(".txt")
     names.write_text("\n".join(uris))
-    given = {"embeddings": f"{arrays}/E.npy", "uris": names}
-    open_index(db).import_arrays(f"{arrays}/A.npy", LAYER, **given, shard_size=12)
+    open_index(db).import_arrays(f"{arrays}/A.npy", LAYER, embeddings=f"{arrays}/E.npy", uris=names, shard_size=12)
 
 
 def named(db: str, arrays: str) -> None:

@@ -33,7 +33,7 @@ def used_merges(words: Sequence[str]) -> list[tuple[str, str]]:
                     break
                 used.add(ranks[best])
                 pieces = _merge(pieces, best)
-    return [tuple(lines[i].split()) for i in sorted(used)]  # type: ignore[misc]
+    return [(left, right) for left, right in (lines[i].split() for i in sorted(used))]
 
 
 def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:

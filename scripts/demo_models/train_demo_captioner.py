@@ -78,7 +78,8 @@ def make_processor() -> TrOCRProcessor:
 
 def make_model(tokenizer: BertTokenizer) -> VisionEncoderDecoderModel:
     """Return the captioner: the encoder's trained trunk, and a decoder with fresh weights."""
-    seeing = TimmWrapperModel(TimmWrapperConfig(architecture=TRUNK_NAME, do_pooling=False, hidden_size=WIDTHS[-1]))
+    shape: dict[str, Any] = {"architecture": TRUNK_NAME, "do_pooling": False, "hidden_size": WIDTHS[-1]}
+    seeing = TimmWrapperModel(TimmWrapperConfig(**shape))
     seeing.timm_model.load_state_dict(open_clip.create_model(f"local-dir:{CLIP_FOLDER}").visual.trunk.state_dict())
     saying = BertConfig(
         vocab_size=len(tokenizer),
@@ -106,7 +107,7 @@ def make_model(tokenizer: BertTokenizer) -> VisionEncoderDecoderModel:
 
 
 @torch.no_grad()
-def seen_by(trunk: TimmWrapperModel, pixels: NDArray[np.uint8]) -> Tensor:
+def seen_by(trunk: nn.Module, pixels: NDArray[np.uint8]) -> Tensor:
     """Return what the trunk sees, [N, 2, 192]: it is not trained, so once is enough."""
     trunk.eval()
     parts = [trunk(pixel_values=to_input(pixels[i : i + 250])).last_hidden_state for i in range(0, len(pixels), 250)]

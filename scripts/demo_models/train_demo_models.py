@@ -220,6 +220,7 @@ def plant_the_rest(network: PlantedCNN) -> None:
     """Give the random neurons random weights and silence the dead ones."""
     generator = torch.Generator().manual_seed(SEED + 20)
     linear = network.concepts[0]
+    assert isinstance(linear, nn.Linear)
     for neuron in PLANTED:
         if neuron.kind == "random":
             linear.weight.data[neuron.index] = torch.randn(linear.in_features, generator=generator) / 16

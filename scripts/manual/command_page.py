@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import click
 from markdown_text import block, escape, table
@@ -94,7 +95,7 @@ def _value(option: click.Option, context: click.Context) -> str:
     return " " + (option.metavar or option.type.name.removesuffix(" range").upper())
 
 
-def _bounds(kind: click.ParamType) -> str:
+def _bounds(kind: click.ParamType[Any]) -> str:
     if not isinstance(kind, click.IntRange | click.FloatRange):
         return ""
     if kind.min is not None and kind.max is not None:

@@ -151,9 +151,10 @@ def _definition(package: ModuleType, name: str) -> str:
     for home in [home for home, names in homes.items() if name in names] or [package.__name__]:
         source = _Source.of(home)
         for node in source.tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                return source.written(node.value)
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                    return source.written(node.value)
     return "..."
 
 

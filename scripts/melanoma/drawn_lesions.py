@@ -93,7 +93,8 @@ def draw(lesion: Lesion, seed: tuple[int, ...]) -> Pixels:
             _put(pixels, np.abs(y - start - slope * (x - SIDE / 2) - 3 * np.sin(x / 14)) < 0.7, (18, 12, 10))
     if "vignette" in lesion.artefacts:
         pixels = pixels * np.clip(1.9 - np.hypot(y - SIDE / 2, x - SIDE / 2) / 24, 0, 1)[..., None]
-    return np.clip(pixels + rng.normal(0, 0.015, pixels.shape), 0, 1)
+    noisy: Pixels = np.clip(pixels + rng.normal(0, 0.015, pixels.shape), 0, 1)
+    return noisy
 
 
 def _put(pixels: Pixels, mask: NDArray[np.bool_], color: tuple[int, int, int]) -> None:
@@ -177,11 +178,11 @@ def _write_table(path: Path, header: tuple[str, ...], rows: Iterator[list[object
 def _write_dicom(path: Path, image: Image.Image) -> None:
     """Write an RGB picture as a DICOM file of the kind that cameras write."""
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     about = FileMetaDataset()
     about.TransferSyntaxUID = ExplicitVRLittleEndian
-    about.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.4"  # VL photographic image
+    about.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.77.1.4")  # VL photographic image
     about.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[path.stem])
     record = FileDataset(str(path), {}, file_meta=about, preamble=b"\0" * 128)
     record.SOPClassUID, record.SOPInstanceUID = about.MediaStorageSOPClassUID, about.MediaStorageSOPInstanceUID

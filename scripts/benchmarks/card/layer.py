@@ -11,17 +11,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from bench_data import Shape
 from bench_rows import Row
-from card.run import Run
+from card.run import Run, answer
 
 from csp_index.contrast import nearest
 from csp_index.contrast.embeddings import Embeddings
 from csp_index.contrast.list_products import computed_lists
+from csp_index.contrast.selection import Selection
 from csp_index.labelling.evidence import Evidence
 from csp_index.labelling.scoring import score
 from csp_index.records import ExampleOptions, ScoringOptions
@@ -37,7 +39,8 @@ class MadeEmbeddings(Embeddings):
 
     def __init__(self, made: MadeLayer, device: torch.device) -> None:
         source: Any = SimpleNamespace(width=made.embeddings.shape[1], name="made")
-        super().__init__(SimpleNamespace(), source, len(made.embeddings))  # type: ignore[arg-type]
+        store: Any = SimpleNamespace()
+        super().__init__(store, source, len(made.embeddings))
         self.holds = True
         self._held[(str(device), torch.float32)] = made.embeddings
         self._held["cpu", torch.float32] = made.on_cpu
@@ -138,8 +141,8 @@ def _lists(run: Run, made: MadeLayer, device: torch.device, peaks: dict[str, flo
     distinct, width = made.activating.unique(), min(_WIDTH, len(made.embeddings))
     for dtype in (torch.float32, torch.bfloat16):
         vectors = MadeEmbeddings(made, device)
-        vectors.dtype = lambda *_, dtype=dtype: dtype  # type: ignore[method-assign]
-        seconds = run.timed(lambda vectors=vectors: computed_lists(vectors, distinct, width, device, lambda: None))
+        vectors.dtype = partial(answer, dtype)  # type: ignore[method-assign]  # that of the turn, not the measured one
+        seconds = run.timed(partial(computed_lists, vectors, distinct, width, device, lambda: None))
         median, short = statistics.median(seconds), str(dtype).removeprefix("torch.")
         pairs = float(len(distinct)) * len(made.embeddings)
         what = f"the {width} nearest of {len(made.embeddings):,} images to each of {len(distinct):,}, in {short}"
@@ -156,10 +159,11 @@ def _labels(run: Run, made: MadeLayer, device: torch.device, what: str, shape: S
     """Time the whole layer: nearest silent images, then the labels."""
     vectors = MadeEmbeddings(made, device)
     options = ExampleOptions(examples=_EXAMPLES)
-    selection: Any = nearest.Selection(vectors.source, SimpleNamespace(), torch.arange(shape.neurons).numpy())  # type: ignore[arg-type]
+    target: Any = SimpleNamespace()
+    store: Any = SimpleNamespace(has=lambda table: False)  # no lists are stored
     query = MadeQuery(
-        SimpleNamespace(has=lambda table: False),  # type: ignore[arg-type]  # no lists are stored
-        selection,
+        store,
+        Selection(vectors.source, target, torch.arange(shape.neurons).numpy()),
         vectors,
         made.activating,
         made.thresholds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from bench_data import LAYER, Made, Shape, make_arrays
 from bench_index import Load, make
 from bench_rows import Row
-from card.run import Run
+from card.run import Run, answer
 
 METHODS = ("csp", "contrastive-pmi", "firing-contrast")
 ENCODER, NETWORK = 1e-3, 1e-2  # largest distance of cosines from 1; of activations, relative to the layer's largest
@@ -102,7 +103,7 @@ def _nearest(run: Run) -> Iterator[Row]:
     try:
         for low in (False, True):
             for held in (True, False):
-                vectors._bfloat16_pays = lambda device, low=low: low
+                vectors._bfloat16_pays = partial(answer, low)
                 vectors.free_bytes = free if held else lambda device: 0
                 os.environ["CSP_INDEX_HELD_BYTES"] = str(2**31 if held else 1)
                 same = []
@@ -176,11 +177,11 @@ def _outputs(run: Run, images: Path, encoders: list[Any], networks: list[Any], l
     pictures = [Image.open(file).convert("RGB") for file in sorted(images.iterdir())[:12]]
     pixels = torch.stack([encoders[0].preprocess(picture) for picture in pictures])
     words = [f"a picture of {number}" for number in range(20)]
-    for name, what, values in (
+    for name, what, (here, there) in (
         ("encoder.images", "embeddings of images, half precision", [each.embed_images(pixels) for each in encoders]),
         ("encoder.texts", "embeddings of texts, half precision", [each.embed_texts(words) for each in encoders]),
     ):
-        apart = float((1 - torch.nn.functional.cosine_similarity(*values, dim=1)).abs().max())
+        apart = float((1 - torch.nn.functional.cosine_similarity(here, there, dim=1)).abs().max())
         what = f"{what}: largest distance of a cosine from 1"
         yield _row(run, name, what, apart, "", f"<= {ENCODER}", apart <= ENCODER)
     pixels = torch.stack([networks[0].preprocess(picture) for picture in pictures])

@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from peer_names import Names, names_of
 
@@ -31,7 +32,7 @@ NEEDED = {
 _TOP = 5
 
 
-def models_of(names: Names, arrays: Path):
+def models_of(names: Names, arrays: Path) -> tuple[Any, Any, Any, Any]:
     """Return their models and data sets over arrays: target model, image-text model, images, texts."""
     import numpy as np
     import torch
@@ -42,39 +43,39 @@ def models_of(names: Names, arrays: Path):
     row_of = {text: row for row, text in enumerate(texts)}
 
     class Images(names.ImageDataset):  # an image is its number
-        def __len__(self):
+        def __len__(self) -> int:
             return len(embeddings)
 
-        def __getitem__(self, number):
+        def __getitem__(self, number: int) -> int:
             return number
 
-        def get_mean(self):
+        def get_mean(self) -> tuple[float, float, float]:
             return 0.0, 0.0, 0.0
 
-        def get_std(self):
+        def get_std(self) -> tuple[float, float, float]:
             return 1.0, 1.0, 1.0
 
     class Target(names.TargetModel):
-        def get_total_neuron_count(self):
-            return activations.shape[1]
+        def get_total_neuron_count(self) -> int:
+            return int(activations.shape[1])
 
-        def get_activations(self, images):
+        def get_activations(self, images: Any) -> torch.Tensor:
             return torch.from_numpy(activations[images].astype(np.float32))
 
-        def get_img_processor(self):
+        def get_img_processor(self) -> Any:
             raise NotImplementedError
 
-        def _get_activations(self, img_features):
+        def _get_activations(self, img_features: Any) -> Any:
             raise NotImplementedError
 
     class Encoder(names.ImageTextModel):
-        def get_embd_dim(self):
-            return embeddings.shape[1]
+        def get_embd_dim(self) -> int:
+            return int(embeddings.shape[1])
 
-        def get_img_embds(self, images):
+        def get_img_embds(self, images: Any) -> torch.Tensor:
             return torch.from_numpy(embeddings[images])
 
-        def get_text_embds(self, text):
+        def get_text_embds(self, text: list[str]) -> torch.Tensor:
             return vectors[[row_of[one] for one in text]]
 
     return Target("made", "cpu"), Encoder("made", "cpu"), Images("made"), names.TextDataset("made", texts)
