@@ -137,6 +137,7 @@ def endpoint() -> Iterator[Endpoint]:
 def command(db: Path, url: str) -> list[str]:
     """Return the command that asks about all neurons."""
     cli = [sys.executable, "-c", "from csp_index.cli import main; main()", "candidates", str(db), "--layer", "m/l"]
+    cli += ["--images", str(db.parent / "images")]
     return [*cli, "--vlm", f"openai:{url}", "--vlm-model", "tiny", "--concurrency", str(CONCURRENCY), "--json"]
 
 
@@ -155,7 +156,7 @@ def measure_speed(db: Path) -> None:
         return found
 
     with patch.object(propose, "gather_examples", timed), endpoint() as server:
-        (found,) = open_index(db).propose(
+        (found,) = open_index(db, image_roots=[db.parent / "images"]).propose(
             "m/l", vlm=f"openai:{server.url}", model="tiny", concurrency=CONCURRENCY, again=True
         )
         told = server.told().values()
