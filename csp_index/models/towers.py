@@ -151,7 +151,7 @@ def load_transformers(name: str) -> Towers:
         )
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ModelError(f"{name} is a {type(model).__name__}, which does not put images and texts into one space")
-    images = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
+    images = transformers.AutoImageProcessor.from_pretrained(place, **NEVER)
     tokenizer = transformers.AutoTokenizer.from_pretrained(place, **NEVER)
     return transformers_towers(model, images, tokenizer)
 

@@ -85,7 +85,7 @@ def _processor(place: str) -> Any:
     import transformers
 
     try:
-        return transformers.AutoImageProcessor.from_pretrained(place, **NEVER)  # type: ignore[no-untyped-call]
+        return transformers.AutoImageProcessor.from_pretrained(place, **NEVER)
     except Exception as exc:
         if "preprocessor_config.json" not in str(exc) or not os.path.isdir(place):
             raise

@@ -289,7 +289,7 @@ def _model(source: str, device: torch.device) -> tuple[Any, str]:
 def _processor(source: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    images = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    images = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     return images, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 

@@ -246,7 +246,7 @@ def _context(spec: str, source: str) -> int | None:
 def _processor(spec: str, source: str) -> Any:
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     missing = [part for part in ("image_processor", "tokenizer") if getattr(processor, part, None) is None]
     if missing:  # the library then returns the tokenizer, or another part
         raise ProposerError(
