@@ -15,6 +15,7 @@ from csp_index.records.weighted_labels import LabelTerm, WeightedLabel
 
 LabelState = Literal["labelled", "dead", "constant", "no-contrast", "no-candidates"]
 _RIVALS = 5
+_NAMED = 0.05  # share of the resamples from which a further rival is worth a word in a sentence
 _UNSTABLE = 0.985  # share of the resamples, at most, in which a label comes first whose lead is inside the noise
 PREDICTED_SHARE = 0.9  # of the resamples, in which some label of a prediction set comes first
 
@@ -148,7 +149,8 @@ class Label:
             return f"uncertain: {self.null_rank.doubt}"
         if self.confidence is None:
             return "uncertain: resampling its images says nothing"
-        rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in self.rivals)
+        named = [rival for at, rival in enumerate(self.rivals) if not at or (rival.share or 0) >= _NAMED]
+        rivals = ", ".join(f"{rival.text} {rival.share:.2f}" for rival in named)
         said = stability(self.confidence) + (f", rivals {rivals}" if rivals else "")
         if self.confidence <= _UNSTABLE:
             return f"uncertain: {said}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from imported_arrays import build
 
 from csp_index import CspIndexError, Index, open_index
 from csp_index.labelling.candidates import read_text_arrays
+from csp_index.records import Label, LabelScore, NeuronKey
 
 SIMPLE = (
     "csp",
@@ -305,3 +307,12 @@ def test_pmi_without_a_scale_asks_for_one(tmp_path):
     with pytest.raises(CspIndexError, match="--logit-scale"):
         index.label("m/l", "pmi", vocabulary=texts)
     assert index.label("m/l", "pmi", vocabulary=texts, logit_scale=30.0)[0].state == "labelled"
+
+
+def test_a_doubt_names_the_rivals_that_count() -> None:
+    shares = (0.6, 0.3, 0.05, 0.04, 0.01)
+    scores = tuple(LabelScore(f"text {rank}", 1.0, share=share) for rank, share in enumerate(shares))
+    label = Label(NeuronKey("m", "l", 0), "csp", "labelled", scores, uncertain=True, rivals=scores[1:])
+    assert label.doubt == "uncertain: stable in 60 of 100 resamples, rivals text 1 0.30, text 2 0.05"
+    rare = replace(label, rivals=scores[3:])
+    assert rare.doubt == "uncertain: stable in 60 of 100 resamples, rivals text 3 0.04"

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from csp_index.labelling.methods import controls
+from csp_index.labelling.methods import METHODS, controls
 from csp_index.labelling.review.words import PINNED
 from csp_index.printable import shortened
 from csp_index.records.assurance import above_null, likelihood
@@ -51,7 +51,16 @@ def verdict(row: NeuronRow, statistics: Statistics, doubt: str, elsewhere: bool)
         fires = f"{fires}, perhaps"
     if elsewhere:
         return f"{fires}, as {row['method']} says, whose label was made elsewhere; how sure it is, is not known here."
+    if _correlates(row) and not row["uncertain"]:
+        said = f"{name} correlates with its activation at {row['score']:.3f} over all images"
+        return f"{'; '.join([said, *_further(row)])}."
     return f"{'; '.join([f'{fires}: {_sure(row, doubt)}', *_further(row)])}."
+
+
+def _correlates(row: NeuronRow) -> bool:
+    """Return whether the score of the label is a correlation over all images, which resampling does not change."""
+    method = METHODS.get(row["method"] or "")
+    return method is not None and method.needs_correlation and row["score"] is not None
 
 
 def _sure(row: NeuronRow, doubt: str) -> str:

@@ -67,6 +67,12 @@ THOUGH = "uncertain for this reason, though stable in 97 of 100 resamples"
             "Is highest on “striped”: sure, first in 100 of 100 resamples of its images; nobody compared it with a "
             "random network.",
         ),
+        (
+            {"method": "linear", "score": 0.9574, "uncertain": None, "confidence": None, "probability": None},
+            "",
+            "“striped” correlates with its activation at 0.957 over all images; scores higher than 95 % of a random "
+            "network's neurons.",
+        ),
         ({"method": "pinned"}, "", "A reader named it “striped”; fires on 3.2 % of 5,100 images."),
         (
             {"method": "random-label"},
