@@ -6,6 +6,8 @@ shown.id = "lightbox-picture";
 const told = document.getElementById("lightbox-told");
 const named = document.getElementById("lightbox-name");
 const leads = document.getElementById("lightbox-page");
+const before = document.getElementById("lightbox-before");
+const after = document.getElementById("lightbox-after");
 let opener = null; // the link whose picture is shown
 
 // The pictures among which the arrows go: those of the same part of the page that can be seen.
@@ -30,7 +32,13 @@ function show(link) {
   opener = link;
   named.textContent = small.alt;
   leads.href = page;
-  told.textContent = link.parentElement.querySelector("figcaption")?.textContent.trim() ?? "";
+  const caption = link.parentElement.querySelector("figcaption");
+  told.textContent = caption ? `${caption.dataset.unit ?? ""} ${caption.textContent.trim()}`.trim() : "";
+  const links = around(link);
+  for (const [button, other] of [[before, links[links.indexOf(link) - 1]], [after, links[links.indexOf(link) + 1]]]) {
+    button.hidden = links.length < 2;
+    button.setAttribute("aria-disabled", String(!other)); // a button that is `disabled` would lose the focus
+  }
   shown.alt = small.alt;
   shown.onerror = async () => {
     shown.onerror = null;
@@ -82,6 +90,6 @@ if (box) {
     shown.removeAttribute("src");
     opener?.focus();
   });
-  document.getElementById("lightbox-before").addEventListener("click", () => step(-1));
-  document.getElementById("lightbox-after").addEventListener("click", () => step(1));
+  before.addEventListener("click", () => step(-1));
+  after.addEventListener("click", () => step(1));
 }

@@ -126,7 +126,7 @@ function tile(id, note) {
   const name = names.get(href) ?? `image ${id}`;
   const source = { src: `/api/v1/images/${id}/thumbnail`, width: 128, height: 128, decoding: "async", alt: name };
   const shown = pictures ? make("img", source) : make("span", { class: "absent" }, name);
-  return make("figure", { class: "tile" }, make("a", { href }, shown), make("figcaption", {}, note));
+  return make("figure", { class: "tile" }, make("a", { href }, shown), make("figcaption", { "data-unit": "activation" }, note));
 }
 
 // Pairs as columns: an activating image, its partners below it, and whether these are others than on the page.

@@ -48,7 +48,8 @@ function lay(maps, links) {
 }
 
 async function look() {
-  opener.disabled = true;
+  if (opener.getAttribute("aria-disabled")) return; // on its way; a button that is `disabled` would lose the focus
+  opener.setAttribute("aria-disabled", "true");
   const first = document.querySelectorAll("#pairs > .pair > .tile:first-child > a");
   const links = new Map([...first].map((link) => [Number(link.getAttribute("href").split("/").pop()), link]));
   const images = [...links.keys()];
@@ -63,13 +64,16 @@ async function look() {
     }
   } catch (error) {
     tell(error instanceof TypeError ? "The service does not answer; try again." : error.message, true);
-    opener.disabled = false;
+    opener.removeAttribute("aria-disabled");
     return;
   }
   tell(count < images.length ? `It cannot be told of ${images.length - count} of ${images.length} pictures.` : "");
+  const held = document.activeElement === opener;
+  const veils = document.getElementById("veils");
   opener.hidden = true;
   shown.hidden = count === 0;
-  document.getElementById("veils").checked = true;
+  veils.checked = true;
+  if (held) veils.focus({ preventScroll: true }); // what takes the place of the button
   how.hidden = count === 0;
   how.querySelector(`[data-made="${made}"]`).hidden = false;
 }

@@ -67,7 +67,8 @@ def add_maps(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     ) -> Response:
         key = LayerKey(model, layer)
         kept = layer_map.stored(snapshot, key)
-        by = colour or ("cluster" if kept and kept.named else "score")
+        usual = "firing_rate" if snapshot.layer(key).labels() is None else "score"  # no label has a score
+        by = colour or ("cluster" if kept and kept.named else usual)
         page = layer_map.layer_map(snapshot, engine, key, by, method)
         here = f"{layer_href(str(key))}/map"
         terms = [("colour", page["colour"]), *([("method", method)] if method else [])]

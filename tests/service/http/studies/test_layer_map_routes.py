@@ -94,6 +94,7 @@ def test_without_a_stored_map_the_page_offers_the_command(client: TestClient) ->
     text = " ".join(seen.text)
     assert "two main directions" in text and "csp-index map DB --layer net/other" in text
     assert client.get("/api/v1/layers/net/other/map").json()["clusters"] == []
+    assert [one["value"] for one in seen.all("option") if "selected" in one] == ["firing_rate"]  # no label has a score
     page_at(client, "/layers/net/other/map?cluster=0", 404)
 
 
