@@ -39,6 +39,12 @@ def test_the_page_lists_neurons_that_one_label_does_not_tell(client: TestClient)
     assert f"/meanings/{LAYER}" in [link["href"] for link in page_at(client, f"/layers/{LAYER}").all("a")]
 
 
+def test_it_begins_with_how_many_of_which_kind(client: TestClient) -> None:
+    words = " ".join("".join(page_at(client, f"/meanings/{LAYER}").text).split())
+    kinds = f"{len(TWO)} of 10 neurons respond to several things; logical labels tell {len(TWO)} of 10 better than one"
+    assert kinds in words and words.count("below each image is its activation") == 1
+
+
 def test_they_come_page_by_page(client: TestClient) -> None:
     first = page_at(client, f"/meanings/{LAYER}?limit=2")
     following = next(link["href"] for link in first.all("a") if link.get("rel") == "next")
