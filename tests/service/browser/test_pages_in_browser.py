@@ -79,7 +79,7 @@ def test_a_picture_of_ones_own_finds_neurons(page: Any, served_db: Path, tmp_pat
     page.goto("/search")
     picture = tmp_path / "wide.png"
     Image.open(next((served_db.parent / "pictures").glob("*.png"))).resize((320, 160)).save(picture)
-    page.get_by_label("By a picture of your own").set_input_files(picture)
+    page.get_by_label("Choose one, or paste it here").set_input_files(picture)
     page.locator("#upload").get_by_role("button", name="Search").click()
     page.get_by_role("heading", name="By meaning").wait_for()
     assert page.get_by_role("region", name="By meaning").get_by_role("link").count() > 0

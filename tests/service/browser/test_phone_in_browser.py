@@ -27,6 +27,17 @@ def test_on_a_phone_partners_stand_below_and_no_table_goes_on_sideways(phone: An
     assert rival.locator("[data-name=score]").evaluate(name).startswith('"score'), "each figure has its name"
 
 
+def test_what_a_search_returned_begins_on_the_first_screen_of_a_phone(phone: Any) -> None:
+    phone.goto("/search")
+    assert phone.locator("#file").is_visible()
+    phone.goto("/search?q=ring")
+    assert not phone.locator("#file").is_visible()
+    card = phone.locator("main .neuron").first.bounding_box()
+    assert card["y"] + card["height"] < 844
+    phone.get_by_text("By a picture of your own").tap()
+    assert phone.locator("#file").is_visible()
+
+
 def test_by_keys_the_switch_of_the_veils_takes_the_place_of_the_button(page: Any) -> None:
     page.goto(NEURON)
     page.locator("#where").focus()
