@@ -63,6 +63,10 @@ def open_source(
                 "columns"
             )
         return open_dataset(location, name)
+    if location == "":
+        raise SourceError(
+            "the place of the images is an empty text, as of a variable that is not set: give a folder, . for this one"
+        )
     if name is not None:
         raise SourceError(
             f"name {name!r} is for datasets that are objects: images of {location} are named by their paths"

@@ -68,6 +68,14 @@ def test_links_in_a_circle_are_followed_once(tmp_path: Path) -> None:
     assert len(listed(open_source(tmp_path))) == 1
 
 
+def test_an_empty_text_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="the place of the images is an empty text"):
+        open_source("")
+    assert len(listed(open_source("."))) == 1
+
+
 def test_folder_without_images_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(SourceError, match="found 1 other file in it and its sub-folders"):
