@@ -154,11 +154,12 @@ def _cropped_pairs(store: Store, selection: Selection, examples: Examples, conte
     count = int((ids >= 0).sum())
     if lacking:
         some = "none" if lacking == count else f"{count - lacking:,}"
+        lost = "" if lacking == count else " (pictures that cannot be opened have none)"
         raise LabelError(
             f"crop needs maps to lay over the {count:,} activating images of {selection.target.key}, and {some} are "
             f"stored: csp-index index DB --maps makes those of each neuron's {settings.MAP_IMAGES.value()} highest "
             "images (setting map_images), if its neurons have places in the image, else csp-index maps DB --layer "
-            f"{selection.target.key}; or leave out crop"
+            f"{selection.target.key}{lost}; or leave out crop"
         )
     return _Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 

@@ -356,7 +356,7 @@ def test_more_examples_than_maps_are_refused(images: Path, tmp_path: Path, monke
     monkeypatch.setenv("CSP_INDEX_MAP_IMAGES", "4")
     index = open_index(tmp_path / "few")
     index.add_images(images, encoders=[ENCODER], networks=[NETWORK])
-    with pytest.raises(LabelError, match=r"and \d+ are stored.* each neuron's 4 highest images"):
+    with pytest.raises(LabelError, match=r"and \d+ are stored.*'s 4 highest images .*that cannot be opened have none"):
         index.label("net/maps", "csp", crop=True, **OPTIONS)
 
 
