@@ -149,6 +149,9 @@ def _built_in(name: str) -> list[str]:
 
 def _checked(name: str, rows: Sequence[Sequence[str]], where: str, unit: str) -> Vocabulary:
     """Return the vocabulary of all texts of all rows; a row without a text is refused by its number, from 1."""
+    for number, text in ((number, text) for number, row in enumerate(rows, 1) for text in row):
+        if not isinstance(text, str):  # a list of a caller may hold numbers, or a table's missing values
+            raise LabelError(f"vocabulary {where} has {text!r} in {unit} {number}: expected a text")
     if not any(_visible(text) for row in rows for text in row):
         raise LabelError(f"vocabulary {where} is empty: expected one label a {unit}")
     for number, row in enumerate(rows, 1):

@@ -13,7 +13,7 @@ import pytest
 
 from csp_index import NetworkSource, open_index
 from csp_index.errors import LabelError, NotFoundError
-from csp_index.labelling.vocabularies import load_vocabulary, metadata_vocabulary
+from csp_index.labelling.vocabularies import load_vocabulary, make_vocabulary, metadata_vocabulary
 from csp_index.query.results import SqlResult, write_result
 
 STRANGE = ["a/b\\c", "naïve café ☕", "字" * 200, "'; DROP TABLE labels", 'say "hi", twice', "x:y", "100%", "{}"]
@@ -117,6 +117,13 @@ def test_tables_that_cannot_be_read(tmp_path):
         with pytest.raises(LabelError, match="cannot be read as a table") as error:
             load_vocabulary(f"{tmp_path}/{name}:t")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, 7, ("red", "blue"), b"red"])
+def test_what_is_no_text_in_a_list_is_named_by_its_line(value):
+    """A column of pandas has nan where a cell is empty."""
+    with pytest.raises(LabelError, match=r"vocabulary list has .* in line 2: expected a text$"):
+        make_vocabulary("list", ["red", value])
 
 
 def test_only_line_ends_part_the_lines_of_a_text_file(tmp_path):
