@@ -32,7 +32,7 @@ from csp_index.images.files.bucket_files import is_in_bucket, read_bucket
 from csp_index.images.files.containers import ContainerReader, container_of
 from csp_index.images.files.costly_files import check_decoder, check_file_cost
 from csp_index.images.files.dicom import dicom_picture
-from csp_index.images.files.formats import DICOM, HEAD, advice, decoded_formats, kind_of, text_instead
+from csp_index.images.files.formats import DICOM, HEAD, STORED_FORMATS, advice, decoded_formats, kind_of, text_instead
 from csp_index.images.files.pixels import DEEP_MODES, check_shape, to_rgb, upright, upright_size
 from csp_index.images.memory_images import MemoryImage, find_image
 from csp_index.settings import MAX_IMAGE_BYTES, MAX_PIXELS
@@ -42,7 +42,6 @@ IN_MEMORY = "dataset:"
 
 _THUMBNAIL_QUALITY = 90
 _PHOTOMETRIC, _MIN_IS_WHITE = 262, 0  # of TIFF
-_STORED_FORMATS = ("JPEG", "PNG")  # of thumbnails and derived images
 _REDUCED_FORMATS = frozenset({"JPEG", "MPO"})  # whose decoder gives a smaller picture for less work
 
 
@@ -186,7 +185,7 @@ def _stored(data: object, max_pixels: int) -> Iterator[Image.Image]:
     if not isinstance(data, bytes):
         raise SourceError("the index has no picture of it")
     try:
-        with _opened(data, max_pixels, _STORED_FORMATS) as image:
+        with _opened(data, max_pixels, STORED_FORMATS) as image:
             check_shape(*image.size, max_pixels)
             yield image
     except SourceError:

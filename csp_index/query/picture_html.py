@@ -16,7 +16,6 @@ from csp_index.printable import printable
 SIDE: Final = 96
 """Pixels that a picture takes at most in each direction."""
 _MOST_BYTES = 2**20  # of a picture inside a page
-_KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PN": "png"}
 _ROW = "display:flex;flex-wrap:wrap;gap:8px;margin:6px 0"
 _TILE = f"width:{SIDE}px;font-size:11px;line-height:1.3;overflow-wrap:anywhere"
 _BOX = f"width:{SIDE}px;height:{SIDE}px;object-fit:contain;display:block;background:rgba(128,128,128,.12)"
@@ -33,12 +32,14 @@ class Tile:
 
 def picture_html(picture: bytes | None, title: str = "") -> str:
     """Return a picture as an element, never cropped; an empty box where there is none that can be shown."""
-    kind = _KINDS.get(picture[:3]) if picture and len(picture) <= _MOST_BYTES else None
+    from csp_index.images.files.formats import stored_type  # Pillow: a page without pictures starts without it
+
+    kind = stored_type(picture) if picture and len(picture) <= _MOST_BYTES else ""
     said = html.escape(printable(title), quote=True)
-    if kind is None or picture is None:
+    if not kind or picture is None:
         return f'<span style="{_BOX}" title="{said}"></span>'
     data = base64.b64encode(picture).decode()
-    return f'<img style="{_BOX}" alt="{said}" title="{said}" src="data:image/{kind};base64,{data}">'
+    return f'<img style="{_BOX}" alt="{said}" title="{said}" src="data:{kind};base64,{data}">'
 
 
 def tiles_html(columns: Sequence[Sequence[Tile]]) -> str:

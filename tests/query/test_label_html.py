@@ -43,7 +43,9 @@ def test_several_partners_take_one_column() -> None:
     assert re.findall('title="image ([0-9]+)"', page) == ["1", "2", "4"]
 
 
-@pytest.mark.parametrize("picture", [None, b"", b"<script>alert(1)</script>", b"\xff\xd8\xff" + bytes(2**20)])
+@pytest.mark.parametrize(
+    "picture", [None, b"", b"<script>alert(1)</script>", b"\x89PN is a text", b"GIF89a", b"\xff\xd8\xff" + bytes(2**20)]
+)
 def test_what_is_no_picture_is_an_empty_box(picture: bytes | None) -> None:
     box = picture_html(picture, "x")
     assert "<img" not in box and "script" not in box and 'title="x"' in box

@@ -36,6 +36,9 @@ _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", 
 MEDIA_TYPES = {kind: f"image/{kind.lower()}" for kind in ("JPEG", "PNG", "GIF", "WEBP", _AVIF)}
 """The media types of the kinds that every browser shows."""
 
+STORED_FORMATS = ("JPEG", "PNG")
+"""The formats of thumbnails and derived images: an index may come from a stranger, and no other is opened or shown."""
+
 _SIGNS = (
     ("JPEG", rb"\xff\xd8\xff"),
     ("PNG", rb"\x89PNG\r\n\x1a\n"),
@@ -70,6 +73,16 @@ def kind_of(head: bytes) -> str | None:
     ('GIF', None)
     """
     return next((kind for kind, pattern in _PATTERNS if pattern.match(head)), None)
+
+
+def stored_type(data: object) -> str:
+    """Return the media type of a picture in a table of the index, JPEG or PNG; "" of anything else.
+
+    >>> stored_type(b"\\x89PNG\\r\\n\\x1a\\n"), stored_type(b"GIF89a"), stored_type(None)
+    ('image/png', '', '')
+    """
+    kind = kind_of(data[:HEAD]) if isinstance(data, bytes) else None
+    return MEDIA_TYPES[kind] if kind in STORED_FORMATS else ""
 
 
 @cache

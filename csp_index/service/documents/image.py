@@ -15,6 +15,7 @@ import numpy as np
 
 from csp_index.errors import NotFoundError, SourceError
 from csp_index.images.decode import stored_size
+from csp_index.images.files.formats import stored_type
 from csp_index.records import NeuronKey
 from csp_index.service.documents.excited import rows_of_image
 from csp_index.service.documents.layers.clarity import top_images
@@ -35,7 +36,6 @@ _INSIDE: Final = 2**17  # bytes of pictures that a page has inside
 _INDEXED = ("uri", "width", "height", "split", "metadata")
 _DERIVED = ("kind", "origin", "model", "layer", "neuron", "rank", "recipe", "activation")
 _ENTRIES = 2**21  # most neurons x images of a layer that are sorted by image
-_KINDS = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +85,10 @@ def stored_thumbnail(snapshot: Snapshot, image_id: int) -> tuple[bytes, str]:
     else:
         picture = snapshot.cache.find(("thumbnail", image_id))
         picture = picture or snapshot.image_rows([image_id], ["thumbnail"])[image_id]["thumbnail"]
-    kind = _kind_of(picture)
+    kind = stored_type(picture)
     if kind:
         return picture, kind
     raise NotFoundError(f"image {image_id} has no picture in the index: it came as an array, or without a thumbnail")
-
-
-def _kind_of(picture: bytes | None) -> str:
-    """Return the media type of a stored picture, "" of anything else."""
-    return next((kind for start, kind in _KINDS if picture is not None and picture.startswith(start)), "")
 
 
 def read_ahead(snapshot: Snapshot, image_ids: Iterable[int]) -> None:
@@ -113,7 +108,7 @@ def pictures_inside(snapshot: Snapshot, image_ids: Sequence[int]) -> dict[int, s
     inside, room = dict[int, str](), _INSIDE
     for image in dict.fromkeys(image_ids):
         picture = snapshot.cache.find(("thumbnail", image))
-        kind = _kind_of(picture)
+        kind = stored_type(picture)
         if picture is not None and kind:
             room -= len(picture)
             if room < 0:

@@ -14,11 +14,11 @@ from typing import Any, Final
 from csp_index.errors import SourceError
 from csp_index.evaluation.report.rendering import data_uri
 from csp_index.images.decode import stored_size
+from csp_index.images.files.formats import stored_type
 from csp_index.store import schema
 from csp_index.store.tables import Store
 from csp_index.store.values.derived_images import derived_rows, describe_recipe, is_derived
 
-_KINDS: Final = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 _TINY: Final = 64  # pixels of the longer side: such pictures are enlarged without blur
 _MOST_PIXELS: Final = 2**24
 _AT_ONCE: Final = 2_000  # ids in one condition
@@ -56,7 +56,7 @@ def stored_pictures(store: Store, ids: Iterable[int]) -> dict[int, StoredPicture
 
 
 def _picture(name: str, sha256: str | None, data: object) -> StoredPicture:
-    kind = next((kind for start, kind in _KINDS if isinstance(data, bytes) and data.startswith(start)), "")
+    kind = stored_type(data)
     try:
         width, height = stored_size(data) if kind else (0, 0)
     except SourceError:
