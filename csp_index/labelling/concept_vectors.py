@@ -6,6 +6,7 @@ its activating images minus the dataset's mean, which are computed. Loads no tor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from csp_index.contrast.selection import Selection
+from csp_index.labelling.kept.crop_labels import crop_key, stored_under
 from csp_index.labelling.methods import METHODS
-from csp_index.store import catalog, column_tables
+from csp_index.store import catalog, column_tables, schema
 from csp_index.store.catalog import EncoderInfo, LayerInfo
 from csp_index.store.tables import Store
 from csp_index.store.values.arrays import embedding_blocks
@@ -123,10 +125,26 @@ def stored_vectors(store: Store, selection: Selection, method: str, images: int)
 
 
 def vectors_behind(store: Store, source: EncoderInfo, target: LayerInfo) -> tuple[str, str | None]:
-    """Return the method that gives a layer its concept vectors, and the settings hash of their run; None: computed."""
+    """Return the method that gives a layer its concept vectors, and what their labels are stored under; None: computed.
+
+    That is the settings hash of their run; of labels from crops with a digest of what those of each neuron are under.
+    """
     selection = Selection(source, target, np.arange(target.neurons))
     newest = _newest_whole(store, selection, _STORED, selection.images(store))
-    return (_COMPUTED, None) if newest is None else (_STORED, newest)
+    return (_COMPUTED, None) if newest is None else (_STORED, _with_maps(store, target, newest))
+
+
+def _with_maps(store: Store, target: LayerInfo, hashed: str) -> str:
+    """Return a settings hash; where labels under it are from crops, with a digest of the maps by which these were cut.
+
+    Other maps give other labels under the same hash.
+    """
+    where = f"{catalog.layer_filter(target)} AND rank <= 0 AND {stored_under(hashed, crop=True)}"
+    rows = store.read(schema.LABELS, ["neuron", "settings_hash"], where)
+    if not rows.num_rows:
+        return hashed
+    keys = rows.sort_by("neuron")["settings_hash"].to_pylist()
+    return crop_key(hashed, hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16])
 
 
 def _newest_whole(store: Store, selection: Selection, method: str, images: int) -> str | None:

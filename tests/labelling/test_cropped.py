@@ -300,7 +300,8 @@ def test_maps_of_other_neurons_do_not_matter(index: Index, monkeypatch: pytest.M
     second = index.label("net/maps", "csp", crop=True, **OPTIONS)
     kept = [old.run_id == new.run_id for old, new in zip(first, second, strict=True)]
     assert kept == [neuron != 1 for neuron in range(target.neurons)] and outdated_crops(index.store, target) == ()
-    assert vectors_behind(index.store, source, target) == stored, "of all neurons, also after one was labeled again"
+    method, run = vectors_behind(index.store, source, target)
+    assert method == stored[0] == "csp" and run != stored[1], "of all neurons, also after one was labeled again"
     looked = []
 
     def digests(store: Store, target: LayerInfo, neurons: Sequence[int]) -> dict[int, str]:
@@ -310,6 +311,8 @@ def test_maps_of_other_neurons_do_not_matter(index: Index, monkeypatch: pytest.M
     monkeypatch.setattr("csp_index.labelling.kept.crop_labels.maps_digests", digests)
     assert index.label("net/maps/1", "csp", crop=True, **OPTIONS)[0].run_id == second[1].run_id
     assert looked == [1], "only its own maps are read"
+    index.label("net/maps", "csp", crop=True, recompute=True, **OPTIONS)
+    assert vectors_behind(index.store, source, target) == (method, run)
 
 
 def test_labels_that_depend_on_each_other_are_made_again_together(index: Index) -> None:
