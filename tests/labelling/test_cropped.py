@@ -44,8 +44,6 @@ from csp_index.store.values.derived_images import FIRST
 
 WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
 OPTIONS = {"vocabulary": WORDS, "templates": "none", "examples": 6}
-
-
 SIDE = 64
 NETWORK = NetworkSource("python:spots:spot", ("maps", "vector"), name="net")
 
@@ -324,8 +322,9 @@ def test_labels_that_depend_on_each_other_are_made_again_together(index: Index) 
     assert [label.labels for label in again] == [label.labels for label in second]
 
 
-def test_a_neuron_that_fires_nowhere_keeps_its_label(index: Index) -> None:
-    index.store.delete(column_tables.maps_table("net/maps"), "neuron = 0")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_neuron_that_fires_nowhere_keeps_its_label(index: Index, lost: bool) -> None:
+    index.store.delete(column_tables.maps_table("net/maps"), "neuron = 0" if lost else "false")
     first = index.label("net/maps/0", "semanticlens", crop=True, floor=1e9, **OPTIONS)[0]
     assert first.state == "dead"
     assert index.label("net/maps/0", "semanticlens", crop=True, floor=1e9, **OPTIONS)[0].run_id == first.run_id

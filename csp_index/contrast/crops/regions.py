@@ -25,6 +25,8 @@ def region_boxes(maps: np.ndarray, parts: np.ndarray, sizes: np.ndarray) -> np.n
     moved into the picture; what is longer than a side of the picture ends there. A map without a peak gives the whole
     picture.
     """
+    if not len(maps):  # as of neurons that fire on no image
+        return np.zeros((0, 4), np.int32)
     heat = np.clip(maps - np.median(maps, (1, 2), keepdims=True), 0, None)
     peaks = heat.max((1, 2))
     region = _around_peak(heat >= SHARE * np.maximum(peaks, 1)[:, None, None], heat)

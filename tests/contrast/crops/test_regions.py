@@ -39,6 +39,10 @@ def test_maps_are_regions_of_their_own() -> None:
     assert boxes.tolist() == [[0, 0, 200, 200], [0, 0, 240, 240]]
 
 
+def test_no_maps_have_no_regions() -> None:
+    assert region_boxes(np.zeros((0, 8, 8), np.uint8), np.zeros((0, 4)), np.zeros((0, 2), np.int64)).shape == (0, 4)
+
+
 def test_a_region_is_moved_into_the_picture_and_ends_where_it_is_too_long() -> None:
     assert box({(0, 0): 255}) == (0, 0, 40, 40) and box({(7, 7): 255}) == (120, 120, 160, 160)
     long = {(2, column): 255 for column in range(8)}
