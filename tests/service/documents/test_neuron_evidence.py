@@ -46,3 +46,12 @@ def test_a_weighted_sum_is_no_word_but_its_texts_are(document: dict[str, Any]) -
     minus, times = "\u2212", "\u00d7"
     assert f"{minus}0.250 {minus} 1.500 {times} dotted + 2.000 {times} striped" in words(page)
     assert "in the place of striped stands the sum" in words(page)
+
+
+def test_on_a_phone_no_name_of_a_figure_stands_without_the_figure(document: dict[str, Any]) -> None:
+    methods = [one | {"above_layer": None} for one in document["methods"]]
+    found = drawn(document | {"methods": methods}).all("td")
+    cells = [cell for cell in found if cell.get("data-name") == "in the layer"]
+    assert cells and all("blank" in str(cell["class"]).split() for cell in cells)
+    cells = [cell for cell in drawn(document).all("td") if cell.get("data-name") == "in the layer"]
+    assert cells and not any("blank" in str(cell["class"]).split() for cell in cells)
