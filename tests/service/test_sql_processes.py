@@ -31,10 +31,14 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 def test_no_process_is_left_once_it_is_closed(index):
     before = set(children())  # other runners' processes, which wait or end by themselves
     made = runner_over(index)
-    made.prepare()
-    made.prepare()
-    assert len(set(children()) - before) == 1  # the one that waits
-    made.close()
+    with contextlib.closing(made):
+        made.prepare()
+        made.run("SELECT 1")  # by the process that waited; another one waits now
+        made.prepare()
+        until = time.monotonic() + 30
+        while not (waiting := set(children()) - before) and time.monotonic() < until:
+            time.sleep(0.01)  # a process that has just begun has no command line yet
+        assert len(waiting) == 1
     assert set(children()) <= before
     made.prepare()
     assert set(children()) <= before
