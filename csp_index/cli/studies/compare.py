@@ -104,7 +104,8 @@ def _matched(way: Way) -> str:
         if level is not None
     ]
     return (
-        f"{way.matched:,} pairs by {_NAMES[way.by]} ({way.share or 0:.1%}) {live}, above the nulls' 95th percentiles "
+        f"{way.matched:,} pair{'' if way.matched == 1 else 's'} by {_NAMES[way.by]} ({way.share or 0:.1%}) {live}, "
+        f"above the nulls' 95th percentiles "
         f"({', '.join(nulls)})"
     )
 

@@ -46,6 +46,11 @@ def stored(snapshot: Snapshot, key: LayerKey) -> LayerMap | None:
     return found
 
 
+def usual_colour(snapshot: Snapshot, key: LayerKey) -> str:
+    """Return what colors a layer's map where nobody chose: the score, or the firing rate of a layer without labels."""
+    return "firing_rate" if snapshot.layer(key).labels() is None else "score"
+
+
 def layer_map(
     snapshot: Snapshot, engine: Engine, key: LayerKey, colour: str = "score", method: str | None = None
 ) -> MapDocument:

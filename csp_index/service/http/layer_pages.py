@@ -114,7 +114,7 @@ def _add_pages(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         model: Name,
         layer: Name,
         query: GalleryQuery = query_asked,
-        colour: str = "score",
+        colour: str | None = None,
         view: ViewTerm = None,
         tagged: Annotated[int | None, Query(ge=1, le=_TAGGED, description="Neurons that were tagged just now.")] = None,
     ) -> Response:
@@ -125,7 +125,8 @@ def _add_pages(routes: APIRouter, service: Service, renderer: Renderer) -> None:
         points = None
         if shown == "cards":
             try:
-                points = layer_map.layer_map(snapshot, engine, key, colour, query.method)
+                by = colour or layer_map.usual_colour(snapshot, key)
+                points = layer_map.layer_map(snapshot, engine, key, by, query.method)
             except (ModelError, LabelError, StudyError):  # no concept vectors, or a damaged map, whose own page says so
                 points = None
         context = _layer_context(service, key, query, page, points, shown, view)

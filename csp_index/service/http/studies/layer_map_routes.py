@@ -67,8 +67,7 @@ def add_maps(routes: APIRouter, service: Service, renderer: Renderer) -> None:
     ) -> Response:
         key = LayerKey(model, layer)
         kept = layer_map.stored(snapshot, key)
-        usual = "firing_rate" if snapshot.layer(key).labels() is None else "score"  # no label has a score
-        by = colour or ("cluster" if kept and kept.named else usual)
+        by = colour or ("cluster" if kept and kept.named else layer_map.usual_colour(snapshot, key))
         page = layer_map.layer_map(snapshot, engine, key, by, method)
         here = f"{layer_href(str(key))}/map"
         terms = [("colour", page["colour"]), *([("method", method)] if method else [])]
