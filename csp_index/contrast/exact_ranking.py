@@ -164,14 +164,14 @@ class FinalChoice:
     gather: Gather
 
     def decide(self, owners: torch.Tensor, ranked: Ranked, allowed: torch.Tensor) -> tuple[Nearest, torch.Tensor]:
-        """Return the `leader_count` nearest allowed images of images `owners` [R], and the settled rows.
+        """Return the `leader_count` nearest other allowed images of images `owners` [R], and the settled rows.
 
         `allowed` [R, L] masks the ranked candidates. A row is settled, [R], if no image outside its list can be among
         the nearest, or a near duplicate.
         """
         largest = ranked.cosines.masked_fill(ranked.ids < 0, 0.0).abs().amax(1, keepdim=True)
         error = self.error.absolute + self.error.relative * largest
-        allowed = allowed & (ranked.ids >= 0)
+        allowed = allowed & (ranked.ids >= 0) & (ranked.ids != owners[:, None])
         duplicate = (allowed & (ranked.cosines > self.limit + error)).any(1)
         allowed &= ranked.cosines <= self.limit + error
         sure = allowed & (ranked.cosines <= self.limit - error)
@@ -200,7 +200,8 @@ class FinalChoice:
 
 
 def nearest(owners: torch.Tensor, ids: torch.Tensor, choice: FinalChoice) -> Nearest:
-    """Return the `leader_count` nearest of the candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
+    """Return the `leader_count` nearest other candidates `ids` [R, c] to images `owners` [R], by exact cosine."""
+    ids = ids.masked_fill(ids == owners[:, None], -1)
     return _nearest(ids, exact_cosines(owners, ids, choice.gather), choice)
 
 

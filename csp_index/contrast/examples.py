@@ -349,7 +349,8 @@ def _random(
         values = torch.cat([values, tile], 1).gather(1, joined.indices)
         best = joined.values
         first += tile.shape[1]
-    absent = (best < 0) | (examples.activating < 0).repeat_interleave(options.neighbours, 1)
+    owners = examples.activating.repeat_interleave(options.neighbours, 1)
+    absent = (best < 0) | (owners < 0) | (ids == owners)
     shape = (count, ranks, options.neighbours)
     return _Partners(ids.masked_fill(absent, -1).view(shape), values.masked_fill(absent, torch.nan).view(shape))
 

@@ -271,7 +271,7 @@ def _from_all(block: _Block, leaders: Leaders, rows: torch.Tensor) -> None:
 
 
 def _without_copies(query: NearestQuery, rows: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-    """Return the mask [M, N] with at most r silent images of equal embedding: those of lowest id."""
+    """Return the mask [M, N] with at most r + 1 silent images of equal embedding: r, and one that asks for itself."""
     digests = query.vectors.digests()
     low = low.clone()
     for neuron in rows[:, 0].unique().tolist():
@@ -281,7 +281,7 @@ def _without_copies(query: NearestQuery, rows: torch.Tensor, low: torch.Tensor) 
         begins = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
         place = torch.arange(len(ordered))
         first = torch.where(begins, place, 0).cummax(0).values
-        low[neuron, silent[order[place - first >= query.leader_count]]] = False
+        low[neuron, silent[order[place - first > query.leader_count]]] = False
     return low
 
 

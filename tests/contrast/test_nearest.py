@@ -71,7 +71,7 @@ def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarr
                 continue
             cosines = (embeddings[silent] * embeddings[image]).sum(1)
             order = np.lexsort((silent, -cosines))
-            names = silent[order[cosines[order] <= options.near_duplicate]]
+            names = silent[order[(cosines[order] <= options.near_duplicate) & (silent[order] != image)]]
             names = names if options.reuse else names[~np.isin(names, taken)]
             names = names[: options.neighbours]
             taken += names.tolist()
@@ -96,6 +96,43 @@ def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_prec
     index = made(tmp_path, 1500)
     found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+
+
+def few(folder: Path) -> Index:
+    """An index of 25 random images, ten of which repeat others; 6 neurons fire strongly on four, weakly on the rest."""
+    rng = np.random.default_rng(1)
+    activations = rng.uniform(0.1, 0.2, (25, 6))
+    activations[rng.permuted(np.tile(np.arange(4), (6, 1)), axis=1).T, np.arange(6)] += 5
+    embeddings = rng.standard_normal((25, WIDTH))
+    embeddings[15:] = embeddings[4:14]
+    np.save(folder / "E.npy", (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
+    np.save(folder / "A.npy", activations.astype(np.float32))
+    index = open_index(folder / "db")
+    index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy")
+    return index
+
+
+@pytest.mark.parametrize("search", [True, False], ids=["search", "products"])
+@pytest.mark.parametrize(
+    "options",
+    [ExampleOptions(), ExampleOptions(neighbours=5), ExampleOptions(reuse=False), ExampleOptions(near_duplicate=0.99)],
+)
+def test_no_image_is_its_own_partner(tmp_path, search, options):
+    index = few(tmp_path)  # all images activate, and most of them less than the mean
+    selection = asked(index, np.arange(6))
+    found = gather_examples(index.store, selection, options, context=ComputeContext(search=search))
+    assert (found.activating >= 0).all()
+    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
+
+
+@pytest.mark.parametrize("kind", ["falcon", "random"])
+def test_no_image_is_its_own_partner_by_another_kind(tmp_path, kind):
+    found = gather_examples(
+        (index := few(tmp_path)).store, asked(index, np.arange(6)), ExampleOptions(contrast=kind, neighbours=3)
+    )
+    partners, own = found.contrastive.numpy(), found.activating.numpy()[..., None]
+    assert (partners >= 0).any() and not (partners == own).any()
+    assert np.isnan(found.similarities.numpy()[partners < 0]).all()
 
 
 @pytest.mark.parametrize("free", [0, 2**40], ids=["streamed", "on the card"])

@@ -11,12 +11,13 @@ def activating(a: np.ndarray, n: int, floor: float = 0.0) -> np.ndarray:
 
 
 def contrastive(e: np.ndarray, a: np.ndarray, p: np.ndarray, m: int = 1) -> np.ndarray:
-    """The m nearest images below the mean activation for each activating one, [K, m]; -1 where there are none."""
+    """The m nearest other images below the mean activation for each activating one, [K, m]; -1 where there are none."""
     candidates = np.flatnonzero(a < a.mean(dtype=np.float64))
     cosines = e[p].astype(np.float64) @ e[candidates].astype(np.float64).T
-    order = np.lexsort((np.broadcast_to(candidates, cosines.shape), -cosines), axis=1)[:, :m]
+    own = candidates == p[:, None]
+    order = np.lexsort((np.broadcast_to(candidates, cosines.shape), -cosines, own), axis=1)[:, :m]
     found = np.full((len(p), m), -1)
-    found[:, : order.shape[1]] = candidates[order]
+    found[:, : order.shape[1]] = np.where(np.take_along_axis(own, order, 1), -1, candidates[order])
     return found
 
 
