@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import torch
 from few import few
 from indexed import ENCODER
 from PIL import Image
+from with_maps import NETWORK, OPTIONS, SIDE, WORDS, draw, live, make_index, turn_maps, uris
 
-from csp_index import Index, NetworkSource, open_index
+from csp_index import Index, open_index
 from csp_index.contrast.crops import embed
 from csp_index.contrast.crops.embed import cut
 from csp_index.contrast.crops.regions import region_boxes
@@ -25,10 +25,8 @@ from csp_index.contrast.examples import Examples
 from csp_index.errors import LabelError, SettingError, SourceError
 from csp_index.integrity.verify import verify
 from csp_index.labelling import pipeline
-from csp_index.labelling.concept_vectors import vectors_behind
 from csp_index.labelling.cropped import PartnerCrops, _Pairs, with_crops
 from csp_index.labelling.evidence import Evidence
-from csp_index.labelling.kept.crop_labels import outdated_crops
 from csp_index.records import LayerKey, NeuronKey
 from csp_index.service import ServiceSettings
 from csp_index.service.layer_table import read_layer
@@ -36,45 +34,23 @@ from csp_index.service.live.engine import Engine
 from csp_index.service.live.queries import LabelQuery
 from csp_index.service.snapshot import Snapshot
 from csp_index.store import catalog, column_tables
-from csp_index.store.catalog import LayerInfo
-from csp_index.store.tables import Store
-from csp_index.store.values.activation_maps import map_blocks, maps_digests, packed
 from csp_index.store.values.crops import append_crops
 from csp_index.store.values.derived_images import FIRST
-
-WORDS = ["striped", "red", "moon", "blue", "dotted", "ring"]
-OPTIONS = {"vocabulary": WORDS, "templates": "none", "examples": 6}
-SIDE = 64
-NETWORK = NetworkSource("python:spots:spot", ("maps", "vector"), name="net")
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        left, top = rng.integers(0, SIDE - 16, 2)
-        color = (150 + 4 * number, 0, 0) if number % 2 else (0, 0, 150 + 4 * number)
-        picture = Image.new("RGB", (SIDE, SIDE), (90, 90, 90))
-        picture.paste(Image.new("RGB", (16, 16), color), (int(left), int(top)))
-        picture.save(tmp_path / "images" / f"{number:02d}.png")
-    return tmp_path / "images"
+    return draw(tmp_path)
 
 
 @pytest.fixture
 def index(images: Path, tmp_path: Path) -> Index:
-    index = open_index(tmp_path / "db")
-    index.add_images(images, encoders=[ENCODER], networks=[NETWORK], shard_size=10)
-    return index
+    return make_index(images, tmp_path)
 
 
 def crops_stored(index: Index) -> int:
     table = column_tables.crops_table(catalog.encoder(index.store).name)
     return index.store.count(table) if index.store.has(table) else 0
-
-
-def uris(index: Index) -> list[str]:
-    return [row["uri"] for row in index.sql("SELECT uri FROM images ORDER BY image_id").rows()]
 
 
 def crop_embeddings(index: Index, neuron: int, count: int) -> torch.Tensor:
@@ -230,15 +206,6 @@ def test_lost_pictures_stay_whole_and_that_is_said(index: Index, caplog: pytest.
         index.label("net/maps/1", "csp", crop=True, **OPTIONS)
 
 
-def live(index: Index, **options: Any) -> dict[str, Any]:
-    """The label of neuron 0 from crops that the live panel shows."""
-    engine = Engine(Snapshot(index.uri), ServiceSettings())
-    (result,) = engine.models().relabel(
-        LabelQuery((NeuronKey("net", "maps", 0),), "csp", crop=True, examples=6, **options)
-    )
-    return {**result}
-
-
 def test_live_labels_leave_lost_pictures_whole_as_stored_ones_do(index: Index) -> None:
     lost = int(index.maps("net/maps/0").images[0])
     index.label("net/maps/0", "csp", **OPTIONS)
@@ -260,85 +227,6 @@ def test_crops_that_no_label_asked_for_belong_to_no_lost_pictures(index: Index) 
     index.label("net/maps/1", "csp", crop=True, **OPTIONS)
     with pytest.raises(LabelError, match=r"crops that this label needs are not stored"):
         live(index)
-
-
-def turn_maps(index: Index, neuron: int | None = None) -> None:
-    """Let a neuron, or each, look at the place across the picture."""
-    target = catalog.layer(index.store, LayerKey("net", "maps"))
-    ((numbers, frame, pairs),) = map_blocks(index.store, target)
-    own = pairs.neurons == (pairs.neurons if neuron is None else neuron)
-    turned = replace(pairs, maps=np.where(own[:, None, None], pairs.maps[:, ::-1, ::-1], pairs.maps))
-    with index.store.write_lock():
-        index.store.replace(column_tables.maps_table("net/maps"), packed(frame, turned, numbers, 0, 24))
-
-
-def test_labels_from_other_maps_are_made_again(index: Index) -> None:
-    def runs() -> list[str]:
-        return [label.run_id for label in index.label("net/maps", "csp", crop=True, **OPTIONS)]
-
-    whole, first = index.label("net/maps/0", "csp", **OPTIONS), runs()
-    turn_maps(index)
-    with pytest.raises(LabelError, match="or when other maps of the neurons were stored: label them"):
-        live(index, run=first[0])
-    second = runs()
-    assert second == runs() and not set(second) & set(first)
-    assert index.label("net/maps/0", "csp", **OPTIONS)[0].run_id == whole[0].run_id  # which looks at no maps
-    assert live(index, run=second[0])["labels"]
-    assert set(index.sql("SELECT run_id FROM labels").to_arrow()["run_id"].to_pylist()) == {whole[0].run_id, *second}
-    assert verify(index.uri, full=True).sound
-
-
-def test_maps_of_other_neurons_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    target, source = catalog.layer(index.store, LayerKey("net", "maps")), catalog.encoder(index.store)
-    first = index.label("net/maps", "csp", crop=True, **OPTIONS)
-    stored = vectors_behind(index.store, source, target)
-    turn_maps(index, 1)
-    assert outdated_crops(index.store, target) == ("csp",)
-    assert live(index, run=first[0].run_id)["labels"] and not live(index, run=first[0].run_id)["note"].count("whole")
-    second = index.label("net/maps", "csp", crop=True, **OPTIONS)
-    kept = [old.run_id == new.run_id for old, new in zip(first, second, strict=True)]
-    assert kept == [neuron != 1 for neuron in range(target.neurons)] and outdated_crops(index.store, target) == ()
-    method, run = vectors_behind(index.store, source, target)
-    assert method == stored[0] == "csp" and run != stored[1], "of all neurons, also after one was labeled again"
-    looked = []
-
-    def digests(store: Store, target: LayerInfo, neurons: Sequence[int]) -> dict[int, str]:
-        looked.extend(neurons)
-        return maps_digests(store, target, neurons)
-
-    monkeypatch.setattr("csp_index.labelling.kept.crop_labels.maps_digests", digests)
-    assert index.label("net/maps/1", "csp", crop=True, **OPTIONS)[0].run_id == second[1].run_id
-    assert looked == [1], "only its own maps are read"
-    index.label("net/maps", "csp", crop=True, recompute=True, **OPTIONS)
-    assert vectors_behind(index.store, source, target) == (method, run)
-
-
-def test_labels_that_depend_on_each_other_are_made_again_together(index: Index) -> None:
-    first = index.label("net/maps", "wpmi", crop=True, **OPTIONS)
-    turn_maps(index, 1)
-    second = index.label("net/maps", "wpmi", crop=True, **OPTIONS)
-    assert len({label.run_id for label in second}) == 1 and second[0].run_id != first[0].run_id
-    again = index.label("net/maps", "wpmi", crop=True, recompute=True, **OPTIONS)
-    assert [label.labels for label in again] == [label.labels for label in second]
-
-
-@pytest.mark.parametrize("lost", [False, True])
-def test_a_neuron_that_fires_nowhere_keeps_its_label(index: Index, lost: bool) -> None:
-    index.store.delete(column_tables.maps_table("net/maps"), "neuron = 0" if lost else "false")
-    first = index.label("net/maps/0", "semanticlens", crop=True, floor=1e9, **OPTIONS)[0]
-    assert first.state == "dead"
-    assert index.label("net/maps/0", "semanticlens", crop=True, floor=1e9, **OPTIONS)[0].run_id == first.run_id
-
-
-def test_a_live_label_says_that_its_run_cut_crops_otherwise(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as earlier:
-        earlier.setattr("csp_index.labelling.labels.REGION_SETTINGS", {"version": 1})
-        run = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0].run_id
-    with pytest.raises(LabelError, match=rf"run {run} labeled from crops that an earlier version cut, or when"):
-        live(index, run=run)
-    new = index.label("net/maps/0", "csp", crop=True, **OPTIONS)[0]
-    assert new.run_id != run
-    assert live(index, run=new.run_id)["labels"][0]["text"] == new.labels[0].text
 
 
 def test_what_has_no_crops_is_refused(index: Index, images: Path, tmp_path: Path) -> None:

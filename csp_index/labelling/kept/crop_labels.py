@@ -85,9 +85,12 @@ def outdated_crops(store: Store, target: LayerInfo) -> tuple[str, ...]:
 
 
 def is_outdated(store: Store, target: LayerInfo, run_id: str, neurons: Sequence[int]) -> bool:
-    """Return whether labels that a run made of some neurons are from crops by other maps than are stored now."""
-    rows = _heads(store, target, [run_id], neurons)
-    return bool(by_stored_maps(store, target, rows).num_rows < rows.num_rows)
+    """Return whether a run from crops has no labels of some neurons that were cut by the maps stored now.
+
+    Of other maps, or replaced since by labels from those stored now.
+    """
+    current = by_stored_maps(store, target, _heads(store, target, [run_id], neurons))
+    return set(current["neuron"].to_pylist()) < set(neurons)
 
 
 def cropped_examples(store: Store, selection: Selection) -> np.ndarray:
