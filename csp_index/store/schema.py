@@ -240,6 +240,13 @@ def table_schema(name: str) -> pa.Schema:
     return _TABLES[name].with_metadata({FORMAT_KEY: FORMAT.encode()})
 
 
+@cache
+def empty_table(name: str, columns: tuple[str, ...] = ()) -> pa.Table:
+    """Return a fixed table without rows, of these columns or all; a page asks for several."""
+    empty = table_schema(name).empty_table()
+    return empty.select(list(columns)) if columns else empty
+
+
 def fixed_tables() -> tuple[str, ...]:
     """Return the names of the tables that do not depend on an encoder or layer."""
     return tuple(_TABLES)

@@ -166,8 +166,7 @@ class Store:
         if version is None:
             if name not in schema.fixed_tables():
                 raise self._absent(name)
-            empty = schema.table_schema(name).empty_table()
-            return empty.select(list(columns)) if columns else empty
+            return schema.empty_table(name, tuple(columns or ()))
         key = (name, tuple(columns or ()), where)
         rows: pa.Table | None = self._reads.find(key, version.state)
         if rows is None:

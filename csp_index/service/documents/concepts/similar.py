@@ -40,13 +40,14 @@ def similar_neurons(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> Simil
     if not own.alive[key.neuron]:
         return SimilarNeurons([], None, 0, "")
     layers = [(layer, engine.concepts(layer)) for layer in _compared(snapshot, key.layer_key)]
-    others = sum(int(_live(concepts).sum()) for _, concepts in layers) - 1
+    live = {layer: _cached_live(snapshot, layer, concepts) for layer, concepts in layers}
+    others = sum(int(one.sum()) for one in live.values()) - 1
     floors = [_floor(snapshot, (key.layer_key, own), one, others) for one in layers]
     neurons: list[tuple[float, NeuronKey]] = []
     above, nearest = 0, -np.inf
     for (layer, concepts), floor in zip(layers, floors, strict=True):
         cosines = np.einsum("md,d->m", concepts.vectors, own.vectors[key.neuron])  # not by @: see `facets`
-        cosines[~_live(concepts)] = -np.inf
+        cosines[~live[layer]] = -np.inf
         if layer == key.layer_key:
             cosines[key.neuron] = -np.inf
         nearest = max(nearest, float(cosines.max()))
@@ -77,6 +78,11 @@ def _note(above: int, others: int, nearest: float, floors: list[float | None]) -
     more = f"The nearest {_SHOWN} of {above:,} that stand out. " if above > _SHOWN else ""
     left = others - above
     return f"{more}{left:,} other{'' if left == 1 else 's'} left out: {chance}." if left else more.strip()
+
+
+def _cached_live(snapshot: Snapshot, layer: LayerKey, concepts: Concepts) -> np.ndarray:
+    live: np.ndarray = snapshot.cache.get(("live", layer), lambda: _live(concepts), lambda live: live.nbytes)
+    return live
 
 
 def _live(concepts: Concepts) -> np.ndarray:
