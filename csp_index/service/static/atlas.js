@@ -215,7 +215,8 @@ globalThis.Atlas = class Atlas {
     context.lineJoin = "round"; // of the edge around letters
     const taken = [];
     for (const one of this.page.clusters) {
-      const label = one.labels[0] ?? "", name = label.length > LETTERS ? `${label.slice(0, LETTERS - 1)}…` : label;
+      const letters = [...(one.labels[0] ?? "")]; // whole characters
+      const name = letters.length > LETTERS ? `${letters.slice(0, LETTERS - 1).join("")}…` : letters.join("");
       const half = context.measureText(name).width / 2 + 3;
       const at = this.toX(one.x), x = clamp(at, half, this.#width - half), y = this.toY(1 - one.y) - 14;
       if (!name || at < 0 || at > this.#width || y < 9 || y > this.#height - 9) continue;
