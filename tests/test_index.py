@@ -114,6 +114,9 @@ def test_search_by_picture_prefers_the_neuron_that_fires_on_it(planted, planted_
         planted.search("red", image=rows[0]["uri"])
     with pytest.raises(SettingError, match="is empty"):
         planted.search("  ")
+    for wrong, told in (({"text": Path("a.png")}, "takes a text, got an object"), ({"image": 7}, "file of an image")):
+        with pytest.raises(SettingError, match=told):
+            planted.search(**wrong)
     with pytest.raises(NotFoundError, match="not in the index"):
         planted.search("red", layer="net/none")
 

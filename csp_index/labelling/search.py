@@ -40,6 +40,9 @@ def embed_query(space: TextSpace, text: str | None, picture: str | Path | None) 
     """Return the embedding [D] of a text or of a picture file, whichever is given."""
     if (text is None) == (picture is None):
         raise SettingError("search takes a text or an image: give one of them")
+    for what, given, kinds in (("a text", text, str), ("the file of an image", picture, str | Path)):
+        if given is not None and not isinstance(given, kinds):
+            raise SettingError(f"search takes {what}, got an object {type(given).__name__}: image=FILE is for pictures")
     if text is not None:
         return embed_text(space, text)
     from csp_index.labelling.candidates import embed_picture  # torch, as the encoder needs it; stored texts do not
