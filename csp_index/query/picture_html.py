@@ -1,6 +1,6 @@
 """Pictures in the HTML that a notebook shows: tiles with captions, inside the page, with no script.
 
-All text is escaped, and only what begins as JPEG or PNG becomes a picture: an index may come from a stranger.
+All text is escaped, and only what begins as a picture becomes one: an index may come from a stranger.
 """
 
 from __future__ import annotations
@@ -52,3 +52,25 @@ def tiles_html(columns: Sequence[Sequence[Tile]]) -> str:
 
 def _tile(tile: Tile) -> str:
     return f"{picture_html(tile.picture, tile.title)}<div>{html.escape(printable(tile.caption))}</div>"
+
+
+def bytes_told(value: bytes, size: int | None = None) -> str:
+    """Return how many bytes a value has, by default those given, after the format of the picture that they begin."""
+    from csp_index.images.files.formats import kind_of  # Pillow: most answers have no bytes
+
+    kind, size = kind_of(value), len(value) if size is None else size
+    return f"{f'{kind}, ' if kind else ''}{size:,} byte{'' if size == 1 else 's'}"
+
+
+def bytes_html(value: bytes) -> str:
+    """Return bytes that browsers show as a picture as an element, nothing for others.
+
+    >>> bytes_html(b"GIF89a"), bytes_html(b"II*\\0<")
+    ('<img src="data:image/gif;base64,R0lGODlh" alt="GIF, 6 bytes">', '')
+    """
+    from csp_index.images.files.formats import MEDIA_TYPES, kind_of
+
+    media_type = MEDIA_TYPES.get(kind_of(value) or "")
+    if media_type is None:
+        return ""
+    return f'<img src="data:{media_type};base64,{base64.b64encode(value).decode()}" alt="{bytes_told(value)}">'

@@ -28,6 +28,7 @@ from csp_index.errors import QueryError, one_line
 from csp_index.printable import printable, printable_json, shortened
 from csp_index.query.items import Items
 from csp_index.query.label_html import LabelDrawer
+from csp_index.query.picture_html import bytes_html, bytes_told
 from csp_index.query.stored_pictures import StoredPictures, StoredVeils
 from csp_index.records import Label
 from csp_index.store.tables import Store
@@ -354,28 +355,10 @@ def _short(value: Any) -> str:
     return shortened(printable(re.sub(r"\s+", " ", str(_plain(value)))), _CELL)
 
 
-def bytes_told(value: bytes, size: int | None = None) -> str:
-    """Return how many bytes a value has, by default those given, after the format of the picture that they begin."""
-    from csp_index.images.files.formats import kind_of  # Pillow: most answers have no bytes
-
-    kind, size = kind_of(value), len(value) if size is None else size
-    return f"{f'{kind}, ' if kind else ''}{size:,} byte{'' if size == 1 else 's'}"
-
-
 def _html_cell(value: Any) -> str:
-    """Return the cell; bytes that browsers show as a picture become one.
-
-    >>> _html_cell(b"GIF89a"), _html_cell(b"II*\\0<")
-    ('<img src="data:image/gif;base64,R0lGODlh" alt="GIF, 6 bytes">', '&lt;TIFF, 5 bytes&gt;')
-    """
-    if isinstance(value, bytes):
-        from csp_index.images.files.formats import MEDIA_TYPES, kind_of  # Pillow: most answers have no bytes
-
-        media_type = MEDIA_TYPES.get(kind_of(value) or "")
-        if media_type is not None:
-            data = base64.b64encode(value).decode()
-            return f'<img src="data:{media_type};base64,{data}" alt="{bytes_told(value)}">'
-    return html.escape(_short(value))
+    """Return the cell; bytes that browsers show as a picture become one."""
+    picture = bytes_html(value) if isinstance(value, bytes) else ""
+    return picture or html.escape(_short(value))
 
 
 def _shortest_floats(table: pa.Table) -> pa.Table:

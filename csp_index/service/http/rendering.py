@@ -27,7 +27,7 @@ from csp_index.labelling.methods import METHODS, MethodInfo, default_method, met
 from csp_index.labelling.review.words import ACTIONS, done
 from csp_index.labelling.vocabularies import in_prose
 from csp_index.printable import not_turned, shortened
-from csp_index.query.results import bytes_told
+from csp_index.query.picture_html import bytes_told
 from csp_index.records.assurance import above_null, of_hundred, stability
 from csp_index.service.documents.manual import FIGURES, HELP, figures, first_words
 from csp_index.service.documents.map_shapes import PictureMap
