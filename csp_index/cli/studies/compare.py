@@ -105,7 +105,7 @@ def _matched(way: Way) -> str:
     ]
     return (
         f"{way.matched:,} pair{'' if way.matched == 1 else 's'} by {_NAMES[way.by]} ({way.share or 0:.1%}) {live}, "
-        f"above the nulls' 95th percentiles "
+        "above the nulls' 95th percentiles "
         f"({', '.join(nulls)})"
     )
 

@@ -40,7 +40,7 @@ def similar_neurons(snapshot: Snapshot, engine: Engine, key: NeuronKey) -> Simil
     if not own.alive[key.neuron]:
         return SimilarNeurons([], None, 0, "")
     layers = [(layer, engine.concepts(layer)) for layer in _compared(snapshot, key.layer_key)]
-    live = {layer: _cached_live(snapshot, layer, concepts) for layer, concepts in layers}
+    live = {layer: _live(snapshot, layer, concepts) for layer, concepts in layers}
     others = sum(int(one.sum()) for one in live.values()) - 1
     floors = [_floor(snapshot, (key.layer_key, own), one, others) for one in layers]
     neurons: list[tuple[float, NeuronKey]] = []
@@ -80,14 +80,11 @@ def _note(above: int, others: int, nearest: float, floors: list[float | None]) -
     return f"{more}{left:,} other{'' if left == 1 else 's'} left out: {chance}." if left else more.strip()
 
 
-def _cached_live(snapshot: Snapshot, layer: LayerKey, concepts: Concepts) -> np.ndarray:
-    live: np.ndarray = snapshot.cache.get(("live", layer), lambda: _live(concepts), lambda live: live.nbytes)
-    return live
-
-
-def _live(concepts: Concepts) -> np.ndarray:
-    """Return which neurons [M] have a concept vector."""
-    live: np.ndarray = concepts.alive & concepts.vectors.any(1)
+def _live(snapshot: Snapshot, layer: LayerKey, concepts: Concepts) -> np.ndarray:
+    """Return which neurons [M] of a layer have a concept vector; cached."""
+    live: np.ndarray = snapshot.cache.get(
+        ("live", layer), lambda: concepts.alive & concepts.vectors.any(1), lambda live: live.nbytes
+    )
     return live
 
 
@@ -97,7 +94,7 @@ def _floor(
     """Return above which cosine a neuron of another layer, or of the own one, stands out among so many others."""
 
     def read() -> tuple[float, float | None]:
-        first, second = (one.vectors[_live(one)] for one in (own[1], other[1]))
+        first, second = (one.vectors[_live(snapshot, layer, one)] for layer, one in (own, other))
         cosines = random_cosines(first, second, same=own[0] == other[0])
         return (float(np.median(cosines)), spread(cosines)) if len(cosines) else (0.0, None)
 
