@@ -6,77 +6,24 @@ import gc
 import shutil
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_once import made_once
+from nearest_images import NEURONS, WIDTH, asked, expected, made, write
 
-from csp_index import Index, open_index
+from csp_index import open_index
 from csp_index.contrast import embeddings as vectors
 from csp_index.contrast import planner
 from csp_index.contrast.context import ComputeContext
 from csp_index.contrast.exact_ranking import EXACT, CosineError, FinalChoice, Ranked, leading
-from csp_index.contrast.examples import Examples, gather_examples
-from csp_index.contrast.selection import Selection
+from csp_index.contrast.examples import gather_examples
 from csp_index.errors import SettingError
 from csp_index.labelling.candidates import CandidateTexts
 from csp_index.records import ExampleOptions
 from csp_index.store import catalog
-
-WIDTH, NEURONS = 16, 12
-
-
-def made(folder: Path, images: int, seed: int = 0) -> Index:
-    """A copy of the index that `write` makes, once in a process."""
-    made_once(("nearest", images, seed), lambda place: write(place, images, seed), folder)
-    return open_index(folder / "db")
-
-
-def write(folder: Path, images: int, seed: int = 0, shard: int = 500) -> Index:
-    """An index of images in tight clusters, many of them twice, and of neurons that fire all over some clusters."""
-    rng = np.random.default_rng(seed)
-    cluster = rng.integers(0, 12, images)
-    spread = rng.choice([0.0, 1e-4, 0.02, 0.4], images)[:, None]
-    embeddings = rng.standard_normal((12, WIDTH))[cluster] + spread * rng.standard_normal((images, WIDTH))
-    activations = np.maximum(rng.standard_normal((images, NEURONS)) - 0.5, 0)
-    activations[:, :4] = np.where(cluster[:, None] == np.arange(4), 3 + rng.random((images, 4)), 0)  # whole clusters
-    activations[cluster == 5, 4] = 0.0
-    np.save(folder / "E.npy", (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
-    np.save(folder / "A.npy", activations.astype(np.float32))
-    index = open_index(folder / "db")
-    index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy", shard_size=shard)
-    return index
-
-
-def asked(index: Index, neurons: np.ndarray | None = None) -> Selection:
-    (target,), source = catalog.layers(index.store), catalog.encoder(index.store)
-    return Selection(source, target, np.arange(NEURONS) if neurons is None else neurons)
-
-
-def expected(folder: Path, found: Examples, options: ExampleOptions) -> np.ndarray:
-    """Return the contrastive ids [M, K, m] by float64 cosines with every image, the lower id first among equals."""
-    embeddings = np.load(folder / "E.npy").astype(np.float64)
-    activations = np.load(folder / "A.npy")
-    result = np.full(found.contrastive.shape, -1)
-    for k, neuron in enumerate(found.neurons.tolist()):
-        a = activations[:, neuron]
-        silent = np.flatnonzero(a < a.mean(dtype=np.float64))
-        taken: list[int] = []
-        for i, image in enumerate(found.activating[k].tolist()):
-            if image < 0:
-                continue
-            cosines = (embeddings[silent] * embeddings[image]).sum(1)
-            order = np.lexsort((silent, -cosines))
-            names = silent[order[(cosines[order] <= options.near_duplicate) & (silent[order] != image)]]
-            names = names if options.reuse else names[~np.isin(names, taken)]
-            names = names[: options.neighbours]
-            taken += names.tolist()
-            result[k, i, : len(names)] = names
-    return result
 
 
 @pytest.mark.parametrize("low_precision", [False, True], ids=["float32", "bfloat16"])
@@ -96,43 +43,6 @@ def test_products_find_the_nearest_silent_images(tmp_path, monkeypatch, low_prec
     index = made(tmp_path, 1500)
     found = gather_examples(index.store, asked(index), options, context=ComputeContext(search=False))
     np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
-
-
-def few(folder: Path) -> Index:
-    """An index of 25 random images, ten of which repeat others; 6 neurons fire strongly on four, weakly on the rest."""
-    rng = np.random.default_rng(1)
-    activations = rng.uniform(0.1, 0.2, (25, 6))
-    activations[rng.permuted(np.tile(np.arange(4), (6, 1)), axis=1).T, np.arange(6)] += 5
-    embeddings = rng.standard_normal((25, WIDTH))
-    embeddings[15:] = embeddings[4:14]
-    np.save(folder / "E.npy", (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32))
-    np.save(folder / "A.npy", activations.astype(np.float32))
-    index = open_index(folder / "db")
-    index.import_arrays(folder / "A.npy", "m/l", embeddings=folder / "E.npy")
-    return index
-
-
-@pytest.mark.parametrize("search", [True, False], ids=["search", "products"])
-@pytest.mark.parametrize(
-    "options",
-    [ExampleOptions(), ExampleOptions(neighbours=5), ExampleOptions(reuse=False), ExampleOptions(near_duplicate=0.99)],
-)
-def test_no_image_is_its_own_partner(tmp_path, search, options):
-    index = few(tmp_path)  # all images activate, and most of them less than the mean
-    selection = asked(index, np.arange(6))
-    found = gather_examples(index.store, selection, options, context=ComputeContext(search=search))
-    assert (found.activating >= 0).all()
-    np.testing.assert_array_equal(found.contrastive.numpy(), expected(tmp_path, found, options))
-
-
-@pytest.mark.parametrize("kind", ["falcon", "random"])
-def test_no_image_is_its_own_partner_by_another_kind(tmp_path, kind):
-    found = gather_examples(
-        (index := few(tmp_path)).store, asked(index, np.arange(6)), ExampleOptions(contrast=kind, neighbours=3)
-    )
-    partners, own = found.contrastive.numpy(), found.activating.numpy()[..., None]
-    assert (partners >= 0).any() and not (partners == own).any()
-    assert np.isnan(found.similarities.numpy()[partners < 0]).all()
 
 
 @pytest.mark.parametrize("free", [0, 2**40], ids=["streamed", "on the card"])
